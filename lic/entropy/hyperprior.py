@@ -1,0 +1,38 @@
+"""`hyperprior`: mean and scale of every latent from side information alone (Minnen et al. 2018, without context).
+
+    z_hat ─ h_s ─► features ─ linear ─► mean, scale of all latents: one step
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import EntropyModel, Head, Hyper, Side
+
+
+@dataclass(frozen=True)
+class HyperpriorConfig:
+    """Sizes of a `Hyperprior`."""
+
+    latents: int = 256  # M
+    width: int = 128  # of the hyper networks
+    z_channels: int = 96  # N
+    side: int = 192  # features of the side information
+    anchors: int = 9
+
+
+class Hyperprior(EntropyModel):
+    """One group, one step."""
+
+    def __init__(self, config: HyperpriorConfig):
+        super().__init__()
+        self.config, self.latents = config, config.latents
+        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.head = Head(config.side, config.latents, config.anchors)
+
+    def order(self, h: int, w: int) -> Tensor:
+        return torch.zeros(1, h, w, dtype=torch.int64)
+
+    def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(side.features.flatten(2)[:, :, at].transpose(1, 2), side.level)

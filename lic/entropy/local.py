@@ -1,0 +1,50 @@
+"""`local`: hyperprior plus a 5x5 causal window of decoded latents (Minnen et al. 2018), in wavefronts.
+
+    z_hat ─ h_s ─► features ─────────┐
+    y_hat ─ causal 5x5 ─► context ───┴─ two layers ─► mean, scale
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..exact import ExactLinear, leaky
+from . import orders
+from .base import EntropyModel, Head, Hyper, Side
+
+REACH = 2  # 5x5
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """Sizes of a `Local`."""
+
+    latents: int = 256  # M
+    width: int = 128  # of the hyper networks
+    z_channels: int = 96  # N
+    side: int = 192  # features of the side information
+    context: int = 256  # features of the window
+    hidden: int = 384
+    anchors: int = 9
+
+
+class Local(EntropyModel):
+    """One group; w + 3 (h - 1) steps."""
+
+    def __init__(self, config: LocalConfig):
+        super().__init__()
+        self.config, self.latents = config, config.latents
+        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.taps = orders.causal_taps(orders.wavefront(8, 8, REACH), REACH)
+        self.context = ExactLinear(len(self.taps) * config.latents, config.context)
+        self.hidden = ExactLinear(config.context + config.side, config.hidden)
+        self.head = Head(config.hidden, config.latents, config.anchors)
+
+    def order(self, h: int, w: int) -> Tensor:
+        return orders.wavefront(h, w, REACH)[None]
+
+    def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        context = leaky(self.context(orders.gather(y_hat, at, self.taps, REACH)))  # (B, n, context)
+        features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
+        return self.head(leaky(self.hidden(torch.cat((context, features), -1))), side.level)

@@ -1,0 +1,38 @@
+"""Coding orders, and what follows from them: which neighbours a cell may look at."""
+
+import torch
+from torch import Tensor
+
+
+def wavefront(h: int, w: int, reach: int) -> Tensor:
+    """Steps of a raster-causal window: (h, w) int64, col + (reach + 1) row.
+
+    Every cell in the `reach` rows above, up to `reach` columns to the right, and to the left in the same row
+    has a smaller step, so all cells of one step can be coded at once: w + (reach + 1)(h - 1) steps, not h w.
+    """
+    return torch.arange(w) + (reach + 1) * torch.arange(h)[:, None]
+
+
+def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
+    """Offsets (row, col) within +-reach whose step is smaller than the centre's, wherever both exist.
+
+    order: (h, w) with h, w > 2 reach, so that every offset occurs.
+    """
+    h, w = order.shape
+    taps = []
+    for dr in range(-reach, reach + 1):
+        for dc in range(-reach, reach + 1):
+            rows, cols = (slice(max(0, -d), n - max(0, d)) for d, n in ((dr, h), (dc, w)))
+            there = order[max(0, dr) : h + min(0, dr), max(0, dc) : w + min(0, dc)]
+            if bool((there < order[rows, cols]).all()):
+                taps.append((dr, dc))
+    return taps
+
+
+def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], reach: int) -> Tensor:
+    """Neighbourhoods of positions, zero outside the image: (B, C, h, w), (n,) -> (B, n, taps C)."""
+    B, C, h, w = y.shape
+    padded = torch.nn.functional.pad(y, (reach, reach, reach, reach)).flatten(2).transpose(1, 2)  # (B, hw, C)
+    row, col = torch.div(at, w, rounding_mode="floor") + reach, at % w + reach
+    index = torch.stack([(row + dr) * (w + 2 * reach) + col + dc for dr, dc in taps], 1)  # (n, taps)
+    return padded[:, index].flatten(2)

@@ -1,0 +1,141 @@
+"""Layers with two faces: float32 for training, integers for coding.
+
+Whatever decides a bit must be the same number on every machine. Float sums are not (they depend on the
+order of summation, the thread count, the processor); integer sums are. The integer face therefore carries
+*integers in float64 tensors*: a product or partial sum below 2^53 is exact whatever the order, so plain
+matrix products of every BLAS and GPU agree to the last bit, at a fraction of the cost of integer kernels.
+
+The face is the dtype: a float64 tensor holds integers, any other dtype holds real numbers.
+
+    real value v      integer round(v * 2^FRACTION)
+    weight w          integer round(w * 2^WEIGHT_FRACTION)
+    layer             floor((W x + b + half) / 2^WEIGHT_FRACTION), clamped to +-LIMIT
+
+Only matrix products, comparisons, multiplications by powers of two and floor are used here: no
+convolution (it may choose Winograd or FFT), no division, no exp.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import BadWeights
+
+FRACTION = 10  # fractional bits of activations
+WEIGHT_FRACTION = 14  # fractional bits of weights
+LIMIT = 2**22  # activations are clamped to +-LIMIT, that is +-4096 in real units
+LEVELS = 4096  # quality levels: the integer 0..LEVELS stands for quality 0..100
+
+
+def is_exact(x: Tensor) -> bool:
+    """True if x carries integers (float64)."""
+    return x.dtype == torch.float64
+
+
+def to_fixed(x: Tensor) -> Tensor:
+    """Integers (any dtype) -> the exact carrier of the same real values: float64, scaled by 2^FRACTION."""
+    return x.to(torch.float64) * 2.0**FRACTION
+
+
+class ExactLinear(nn.Module):
+    """y = W x + b over the last dimension: (..., inputs) -> (..., outputs)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_exact(x):
+            return F.linear(x, self.weight, self.bias)
+        return self.rescale(x @ self.weight.T)
+
+    def rescale(self, sums: Tensor) -> Tensor:
+        """Exact face: sums of products (..., outputs) -> activations; the bias is scaled like the sums."""
+        half = 2.0 ** (WEIGHT_FRACTION - 1)
+        return torch.floor((sums + self.bias + half) * 2.0**-WEIGHT_FRACTION).clamp(-LIMIT, LIMIT)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Replace the float parameters by integers in float64: the layer now has its exact face only."""
+        self.weight = nn.Parameter(torch.round(self.weight.double() * 2.0**WEIGHT_FRACTION), False)
+        self.bias = nn.Parameter(torch.round(self.bias.double() * 2.0 ** (WEIGHT_FRACTION + FRACTION)), False)
+
+    @torch.no_grad()
+    def prove(self, name: str) -> None:
+        """Raise BadWeights unless every partial sum of every input in +-LIMIT stays below 2^53."""
+        for x in (self.weight, self.bias):
+            if not (is_exact(x) and bool((x == torch.floor(x)).all())):
+                raise BadWeights(f"{name}: weights are not integers")
+        bound = LIMIT * self.weight.abs().sum(1) + self.bias.abs() + 2.0**WEIGHT_FRACTION
+        if not bool((bound < 2.0**53).all()):  # a NaN fails too
+            raise BadWeights(f"{name}: sums can exceed 2^53")
+
+
+class ExactConv(ExactLinear):
+    """k x k convolution with zero padding, stride 1: (B, inputs, h, w) -> (B, outputs, h, w)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__(inputs * kernel * kernel, outputs)
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, h, w = x.shape
+        k = self.kernel
+        if not is_exact(x):
+            return F.conv2d(x, self.weight.view(-1, C, k, k), self.bias, padding=k // 2)
+        patches = F.unfold(x, k, padding=k // 2) if k > 1 else x.flatten(2)  # (B, C k k, h w)
+        return self.rescale(patches.transpose(1, 2) @ self.weight.T).transpose(1, 2).reshape(B, -1, h, w)
+
+
+def leaky(x: Tensor) -> Tensor:
+    """Leaky ReLU with slope 1/8, a shift in the exact face."""
+    y = torch.maximum(x, x * 0.125)
+    return torch.floor(y) if is_exact(x) else y
+
+
+class LevelTable(nn.Module):
+    """Rows of numbers at `anchors` evenly spaced quality levels, interpolated linearly between them."""
+
+    def __init__(self, anchors: int, channels: int):
+        super().__init__()
+        if anchors < 2 or LEVELS % (anchors - 1):
+            raise BadWeights(f"{anchors} anchors do not divide the {LEVELS} quality levels evenly")
+        self.values = nn.Parameter(torch.zeros(anchors, channels))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """level: (B,) int64 in 0..LEVELS -> (B, channels)."""
+        span = LEVELS // (len(self.values) - 1)  # a power of two, so the exact face is a shift
+        low = torch.div(level, span, rounding_mode="floor").clamp(max=len(self.values) - 2)
+        t = (level - low * span).to(self.values.dtype)[:, None]
+        a, b = self.values[low], self.values[low + 1]
+        if not is_exact(self.values):
+            return a + (b - a) * (t / span)
+        return torch.floor((a * (span - t) + b * t + span // 2) * (1.0 / span))
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        self.values = nn.Parameter(torch.round(self.values.double() * 2.0**FRACTION).clamp(-LIMIT, LIMIT), False)
+
+    @torch.no_grad()
+    def prove(self, name: str) -> None:
+        span = LEVELS // (len(self.values) - 1)
+        good = is_exact(self.values) and bool((self.values == torch.floor(self.values)).all())
+        if not good or span & (span - 1) or not bool((self.values.abs() <= LIMIT).all()):
+            raise BadWeights(f"{name}: table entries are not integers in range")
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Turn every exact layer inside `model` to its integer face, in place."""
+    for module in model.modules():
+        if isinstance(module, (ExactLinear, LevelTable)):
+            module.freeze()
+    return model
+
+
+def prove(model: nn.Module) -> None:
+    """Check that no input can take any exact layer of a frozen model beyond exact arithmetic."""
+    for name, module in model.named_modules():
+        if isinstance(module, (ExactLinear, LevelTable)):
+            module.prove(name)

@@ -1,0 +1,1 @@
+"""Training: `transforms` (jointly with the hyperprior), `entropy NAME` (on frozen latents), `export`."""

@@ -1,0 +1,68 @@
+"""Start from the best linear codec: principal components, theoretical step sizes, measured scales.
+
+From random weights a small transform needs many thousand steps to get where this begins.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..entropy import gaussian
+from ..exact import LEVELS
+from ..transforms import PatchTransforms
+from .loss import lambda_of
+
+
+def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(samples, dimensions) -> the `count` leading components (count, dimensions) and their deviations."""
+    rows = rows.double()
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    order = torch.argsort(values, descending=True)[:count]
+    return vectors[:, order].T.float(), values[order].clamp_min(1e-9).sqrt().float()
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@torch.no_grad()
+def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+    """Set both models to a linear transform codec fitted to the crops x (B, 3, H, W) in [0, 1].
+
+    `entropy` needs a Head called `head`: its scales become those of the components at every quality.
+    """
+    config = transforms.config
+
+    def set_1x1(conv, matrix):
+        conv.weight.copy_(matrix[:, :, None, None])
+        conv.bias.zero_()
+
+    blocks = F.pixel_unshuffle(x - 0.5, 8)
+    basis, deviation = _principal(_as_rows(blocks), config.width)
+    whitening = deviation.clamp_min(1e-3).pow(-0.5)[:, None]  # half-way: all components within sight of the blocks
+    set_1x1(transforms.embed, basis * whitening)
+    set_1x1(transforms.pixels, (basis / whitening).T)
+
+    features = F.pixel_unshuffle(F.conv2d(blocks, transforms.embed.weight), 2)
+    scale = whitening[:, 0].repeat_interleave(4)  # undo the whitening: PCA must weigh errors as pixels do
+    basis, deviation = _principal(_as_rows(features / scale[:, None, None]), config.latents)
+    set_1x1(transforms.merge, basis / scale)
+    set_1x1(transforms.split, (basis * scale).T)
+
+    levels = torch.linspace(0, LEVELS, config.anchors, device=x.device)
+    # d(lambda 255^2 MSE) = -d(bits) for an orthonormal transform and step s: s^2 = 18 / (lambda ln 2) in 8-bit units
+    step = torch.sqrt(18 / (lambda_of(config, levels) * math.log(2))) / 255
+    transforms.latent_gain.values.copy_(-torch.log(step)[:, None].expand(-1, config.latents))
+    transforms.latent_ungain.values.copy_(torch.log(step)[:, None].expand(-1, config.latents))
+    entropy.head.level.values[:, config.latents :] = gaussian.inverse_sigma(deviation[None, :] / step[:, None] + 0.2)
+
+
+@torch.no_grad()
+def initialise_scales(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+    """Start an entropy model's scales from the deviations of trained latents, measured at every anchor."""
+    values = entropy.head.level.values
+    for row, level in zip(values, torch.linspace(0, LEVELS, len(values), device=x.device), strict=True):
+        y = transforms.analysis(x, level.round().long().expand(len(x)))
+        row[-y.shape[1] :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)

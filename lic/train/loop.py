@@ -1,0 +1,107 @@
+"""The training loop: a time budget, an annealed learning rate, an average of the weights, one checkpoint file."""
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
+LAST_PART = 0.8  # from this share of the budget on, crops have twice the side
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a checkpoint so that a reader finds the old one or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor, torch.Generator], tuple[Tensor, dict]],
+    validate: Callable[[nn.Module], dict],
+    pictures,
+    checkpoint: Path,
+    *,
+    config: dict,
+    minutes: float,
+    batch: int,
+    crop: int,
+    learning_rate: float,
+    save_every: float = 120.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Train the parameters of `model` that require a gradient; returns the model with averaged weights.
+
+    Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
+    training time, resumed time included; a larger budget on resuming raises it again accordingly.
+    `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
+    """
+    device = next(model.parameters()).device
+    cuda = device.type == "cuda"
+    model.to(memory_format=torch.channels_last).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    step, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+        generator.manual_seed(seed + step)
+
+    def snapshot() -> dict:
+        parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        return parts | {"step": step, "seconds": seconds, "config": config}
+
+    bar = tqdm(total=round(minutes * 60), initial=round(seconds), unit="s", disable=None, smoothing=0)
+    last_save, running = seconds, {}
+    while seconds < minutes * 60:
+        begin = time.perf_counter()
+        progress = seconds / (minutes * 60)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1 - progress, (step + 1) / 200)
+        late = progress >= LAST_PART
+        x = pictures.crops(max(batch // 2, 1) if late else batch, 2 * crop if late else crop, generator)
+        x = x.to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            value, metrics = loss(model, x, generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        if torch.isfinite(norm):  # one bad batch must not poison the averages
+            optimizer.step()
+            with torch.no_grad():
+                decay = min(EMA, (step + 1) / (step + 10))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        step += 1
+        if step % 20 == 0 or not running:  # reading a metric waits for the device
+            metrics |= {"loss": value.detach(), "norm": norm}
+            running = {k: 0.9 * running.get(k, float(v)) + 0.1 * float(v) for k, v in metrics.items()}
+            bar.set_postfix(step=step, **{k: f"{v:.3f}" for k, v in running.items()}, refresh=False)
+        seconds += time.perf_counter() - begin
+        bar.update(round(seconds) - bar.n)
+        if seconds - last_save > save_every:
+            last_save = seconds
+            save(checkpoint, snapshot())
+            tqdm.write(describe(step, seconds, running, validate(average)))
+    bar.close()
+    save(checkpoint, snapshot())
+    print(describe(step, seconds, running, validate(average)), flush=True)
+    return average
+
+
+def describe(step: int, seconds: float, running: dict, judged: dict) -> str:
+    """One line of progress: time, steps, running metrics, held-out loss and (bpp, dB) points."""
+    points = " ".join(f"{bpp:.3f}/{dB:.2f}" for bpp, dB in judged["points"])
+    metrics = " ".join(f"{k} {v:.3f}" for k, v in running.items())
+    return f"{seconds / 60:6.1f} min, step {step}: {metrics} | held out: loss {judged['loss']:.4f}, bpp/dB {points}"

@@ -1,0 +1,67 @@
+"""What training minimises, and how a model is judged on held-out images."""
+
+import torch
+from torch import Tensor
+
+from ..entropy.base import EntropyModel, rate
+from ..exact import LEVELS
+
+VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
+
+
+def lambda_of(config, level: Tensor) -> Tensor:
+    """Rate-distortion weight of a quality level, geometric from config.lambda_low to config.lambda_high."""
+    return config.lambda_low * (config.lambda_high / config.lambda_low) ** (level / LEVELS)
+
+
+def draw_levels(count: int, generator: torch.Generator) -> Tensor:
+    """One random level per sample, stratified so that every batch covers all qualities: (count,) int64."""
+    spread = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    return (spread * LEVELS).round().long()
+
+
+def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
+    """lambda 255^2 MSE + bits per pixel, averaged with weights that give all qualities a like say."""
+    y = transforms.analysis(x, level)
+    coded = rate(entropy, y, level, noisy=True)
+    x_hat = transforms.synthesis(coded.y_dec, level).float()
+    mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
+    bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
+    lam = lambda_of(transforms.config, level)
+    loss = (lam / 0.01) ** -0.45 * (lam * mse + bpp)  # the bracket grows about like lambda^0.5
+    return loss.mean(), {"bpp": bpp.detach().mean(), "psnr": psnr(mse.detach()).mean()}
+
+
+def bits_only(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
+    """Bits per pixel of frozen latents, weighted likewise; only `entropy` gets a gradient."""
+    with torch.no_grad():
+        y = torch.round(transforms.analysis(x, level).float())
+    coded = rate(entropy, y, level, noisy=False)
+    bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
+    loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * bpp
+    return loss.mean(), {"bpp": bpp.detach().mean()}
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """Mean squared error in 8-bit units -> dB."""
+    return 10 * torch.log10(255**2 / mse.clamp_min(1e-9))
+
+
+@torch.no_grad()
+def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
+    """Bits per pixel (integers, estimated) and PSNR (8-bit output) at five qualities, and their mean loss."""
+    rows, total = [], 0.0
+    for value in VALIDATION_LEVELS:
+        bpp, dB, loss = [], [], []
+        for x in pictures.split(8):
+            level = torch.full((len(x),), value, device=x.device)
+            coded = rate(entropy, transforms.analysis(x, level), level, noisy=False)
+            x_hat = transforms.synthesis(coded.y_dec, level).float().clamp(0, 1)
+            mse = ((x_hat * 255).round() - x * 255).square().mean((1, 2, 3))
+            bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))
+            dB.append(psnr(mse))
+            lam = lambda_of(transforms.config, level)
+            loss.append((lam / 0.01) ** -0.45 * (lam * mse + bpp[-1]))
+        rows.append((float(torch.cat(bpp).mean()), float(torch.cat(dB).mean())))
+        total += float(torch.cat(loss).mean()) / len(VALIDATION_LEVELS)
+    return {"loss": total, "points": rows}

@@ -1,0 +1,66 @@
+"""The two stages: transforms jointly with the hyperprior, then any entropy model on frozen latents."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..entropy import ENTROPY_MODELS
+from ..errors import LicError
+from ..transforms import TRANSFORMS
+from . import data, linear_start, loss
+from .loop import fit
+
+FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
+VALIDATION_SIZE = 256
+
+
+def _build(registry: dict, name: str, config: dict) -> nn.Module:
+    if name not in registry:
+        raise LicError(f"unknown model {name!r}; known: {', '.join(sorted(registry))}")
+    model, config_class = registry[name]
+    return model(config_class(**config))
+
+
+def train_transforms(folder: Path, checkpoint: Path, device: torch.device, *, name: str, config: dict, **options) -> None:
+    """Train the transforms `name` and a hyperprior on the images of `folder`; see loop.fit for the options."""
+    transforms = _build(TRANSFORMS, name, config)
+    M = transforms.config.latents
+    entropy = _build(ENTROPY_MODELS, "hyperprior", {"latents": M, "anchors": transforms.config.anchors})
+    pictures, held_out = data.load(folder, device)
+    both = nn.ModuleDict({"transforms": transforms, "entropy": entropy}).to(device)
+    if not checkpoint.exists():
+        linear_start.initialise(transforms, entropy, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
+    validation = held_out.centres(VALIDATION_SIZE)
+
+    def batch_loss(model, x, generator):
+        levels = loss.draw_levels(len(x), generator).to(device)
+        return loss.rate_distortion(model["transforms"], model["entropy"], x, levels)
+
+    fit(
+        both, batch_loss, lambda m: loss.validate(m["transforms"], m["entropy"], validation), pictures, checkpoint,
+        config={"transforms": [name, dataclasses.asdict(transforms.config)],
+                "entropy": ["hyperprior", dataclasses.asdict(entropy.config)]}, **options,
+    )  # fmt: skip
+
+
+def train_entropy(folder: Path, checkpoint: Path, transforms: nn.Module, fingerprint: str, *, name: str, config: dict, **options) -> None:
+    """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint)."""
+    device = next(transforms.parameters()).device
+    M = transforms.config.latents
+    entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(device)
+    pictures, held_out = data.load(folder, device)
+    transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    validation = held_out.centres(VALIDATION_SIZE)
+    if not checkpoint.exists():
+        x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
+        linear_start.initialise_scales(transforms, entropy, x)
+
+    def batch_loss(model, x, generator):
+        return loss.bits_only(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
+
+    fit(
+        entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
+        config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
+    )  # fmt: skip

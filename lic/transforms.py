@@ -1,0 +1,92 @@
+"""Analysis (g_a: image -> latents) and synthesis (g_s: latents -> image), float32.
+
+    x (B,3,H,W) ─ 8x8 patches ─ embed ─ blocks at 1/8 ─ 2x2 patches ─ merge ─ blocks at 1/16 ─ * gain ─► y
+    y_hat ─ / gain ─ blocks at 1/16 ─ split ─ 2x2 patches ─ blocks at 1/8 ─ pixels ─ 8x8 patches ─► x_hat
+
+Every path is linear plus residual branches, so a network whose branches are zero *is* a linear
+transform codec; training starts from the best one (train/linear_start.py). One network serves all
+qualities: per-channel gains on the latents are the quantiser's step sizes, further ones on the features
+tell the blocks how coarse it is; all are interpolated between a few anchor qualities on a log scale.
+H and W must be multiples of `STRIDE`.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .exact import LevelTable
+
+STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
+
+
+@dataclass(frozen=True)
+class TransformsConfig:
+    """Sizes of a `PatchTransforms`."""
+
+    width: int = 128  # channels at 1/8
+    latents: int = 256  # M, channels of y and of the blocks at 1/16
+    analysis: tuple[int, int] = (4, 3)  # blocks at 1/8 and at 1/16
+    synthesis: tuple[int, int] = (8, 3)
+    anchors: int = 9  # quality levels with gains of their own
+    lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
+    lambda_high: float = 0.16  # and of quality 100; geometric in between
+
+
+class Block(nn.Module):
+    """x + mix(silu(expand(depthwise 3x3(x)))): spatial and channel mixing for 4 C^2 + 9 C multiplications."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.mix = nn.Conv2d(2 * channels, channels, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.silu(self.expand(self.depthwise(x))))
+
+
+class LogGain(LevelTable):
+    """Positive per-channel factors, log-interpolated over quality: (B, C, h, w) -> the same, scaled."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return x * super().forward(level).exp()[:, :, None, None].to(x.dtype)
+
+
+class PatchTransforms(nn.Module):
+    """A light pair of transforms; level: (B,) int64 in 0..LEVELS in both directions."""
+
+    def __init__(self, config: TransformsConfig):
+        super().__init__()
+        self.config = config
+        C, M, anchors = config.width, config.latents, config.anchors
+        self.embed = nn.Conv2d(3 * 64, C, 1)
+        self.analysis_gain = LogGain(anchors, C)
+        self.analysis_fine = nn.Sequential(*(Block(C) for _ in range(config.analysis[0])))
+        self.merge = nn.Conv2d(4 * C, M, 1)
+        self.analysis_coarse = nn.Sequential(*(Block(M) for _ in range(config.analysis[1])))
+        self.latent_gain = LogGain(anchors, M)
+
+        self.latent_ungain = LogGain(anchors, M)
+        self.synthesis_coarse = nn.Sequential(*(Block(M) for _ in range(config.synthesis[1])))
+        self.split = nn.Conv2d(M, 4 * C, 1)
+        self.synthesis_gain = LogGain(anchors, C)
+        self.synthesis_fine = nn.Sequential(*(Block(C) for _ in range(config.synthesis[0])))
+        self.pixels = nn.Conv2d(C, 3 * 64, 1)
+
+    def analysis(self, x: Tensor, level: Tensor) -> Tensor:
+        """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
+        x = self.embed(F.pixel_unshuffle(x - 0.5, 8))
+        x = self.analysis_fine(self.analysis_gain(x, level))
+        return self.latent_gain(self.analysis_coarse(self.merge(F.pixel_unshuffle(x, 2))), level)
+
+    def synthesis(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
+        x = self.split(self.synthesis_coarse(self.latent_ungain(y_hat, level)))
+        x = self.synthesis_fine(self.synthesis_gain(F.pixel_shuffle(x, 2), level))
+        return F.pixel_shuffle(self.pixels(x), 8) + 0.5
+
+
+TRANSFORMS = {"patch": (PatchTransforms, TransformsConfig)}
