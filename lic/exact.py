@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .container import LEVELS
 from .errors import BadWeights
 
 FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
 LIMIT = 2**22  # activations are clamped to +-LIMIT, that is +-4096 in real units
-LEVELS = 4096  # quality levels: the integer 0..LEVELS stands for quality 0..100
 
 
 def is_exact(x: Tensor) -> bool:

@@ -132,7 +132,7 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     noisy=True measures y + U(-1/2, 1/2), which has a gradient for the analysis; noisy=False measures
     the integers themselves, for training an entropy model on frozen latents.
     """
-    B, M, h, w = y.shape
+    h, w = y.shape[2:]
     y_hat = round_through(y)
     z = model.hyper.analysis(y_hat)
     features = model.hyper.synthesis(round_through(z))
@@ -186,7 +186,7 @@ def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_
 @torch.inference_mode()
 def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
     """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
-    _, M, h, w = y_hat.shape
+    h, w = y_hat.shape[2:]
     z = model.hyper.analysis(y_hat.float())
     z_hat = torch.round(z).clamp(-Z_LIMIT, Z_LIMIT).long()
     _walk_z(model, level, z_hat.shape, writer, z_hat)

@@ -1,6 +1,6 @@
 """`hyperprior`: mean and scale of every latent from side information alone (Minnen et al. 2018, without context).
 
-    z_hat ─ h_s ─► features ─ linear ─► mean, scale of all latents: one step
+z_hat ─ h_s ─► features ─ linear ─► mean, scale of all latents: one step
 """
 
 from dataclasses import dataclass

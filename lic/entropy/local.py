@@ -1,7 +1,7 @@
 """`local`: hyperprior plus a 5x5 causal window of decoded latents (Minnen et al. 2018), in wavefronts.
 
-    z_hat ─ h_s ─► features ─────────┐
-    y_hat ─ causal 5x5 ─► context ───┴─ two layers ─► mean, scale
+z_hat ─ h_s ─► features ─────────┐
+y_hat ─ causal 5x5 ─► context ───┴─ two layers ─► mean, scale
 """
 
 from dataclasses import dataclass
@@ -45,6 +45,6 @@ class Local(EntropyModel):
         return orders.wavefront(h, w, REACH)[None]
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        context = leaky(self.context(orders.gather(y_hat, at, self.taps, REACH)))  # (B, n, context)
+        context = leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
         return self.head(leaky(self.hidden(torch.cat((context, features), -1))), side.level)

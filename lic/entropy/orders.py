@@ -29,10 +29,13 @@ def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
     return taps
 
 
-def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], reach: int) -> Tensor:
+def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]]) -> Tensor:
     """Neighbourhoods of positions, zero outside the image: (B, C, h, w), (n,) -> (B, n, taps C)."""
-    B, C, h, w = y.shape
-    padded = torch.nn.functional.pad(y, (reach, reach, reach, reach)).flatten(2).transpose(1, 2)  # (B, hw, C)
-    row, col = torch.div(at, w, rounding_mode="floor") + reach, at % w + reach
-    index = torch.stack([(row + dr) * (w + 2 * reach) + col + dc for dr, dc in taps], 1)  # (n, taps)
-    return padded[:, index].flatten(2)
+    h, w = y.shape[2:]
+    down, right = torch.tensor(taps, device=y.device).T
+    row = torch.div(at, w, rounding_mode="floor")[:, None] + down  # (n, taps)
+    col = (at % w)[:, None] + right
+    inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+    index = torch.where(inside, row * w + col, 0)
+    found = y.flatten(2).transpose(1, 2)[:, index]  # (B, n, taps, C)
+    return (found * inside[..., None].to(y.dtype)).flatten(2)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..container import LEVELS
 from ..entropy import gaussian
-from ..exact import LEVELS
 from ..transforms import PatchTransforms
 from .loss import lambda_of
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..container import LEVELS
 from ..entropy.base import EntropyModel, rate
-from ..exact import LEVELS
 
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
 

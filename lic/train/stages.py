@@ -20,14 +20,19 @@ def _build(registry: dict, name: str, config: dict) -> nn.Module:
     if name not in registry:
         raise LicError(f"unknown model {name!r}; known: {', '.join(sorted(registry))}")
     model, config_class = registry[name]
-    return model(config_class(**config))
+    try:
+        return model(config_class(**config))
+    except TypeError as error:
+        raise LicError(f"config of {name}: {error}") from error
 
 
-def train_transforms(folder: Path, checkpoint: Path, device: torch.device, *, name: str, config: dict, **options) -> None:
+def train_transforms(
+    folder: Path, checkpoint: Path, device: torch.device, *, name: str, config: dict, entropy_config: dict, **options
+) -> None:
     """Train the transforms `name` and a hyperprior on the images of `folder`; see loop.fit for the options."""
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
-    entropy = _build(ENTROPY_MODELS, "hyperprior", {"latents": M, "anchors": transforms.config.anchors})
+    entropy = _build(ENTROPY_MODELS, "hyperprior", {"latents": M, "anchors": transforms.config.anchors} | entropy_config)
     pictures, held_out = data.load(folder, device)
     both = nn.ModuleDict({"transforms": transforms, "entropy": entropy}).to(device)
     if not checkpoint.exists():

@@ -1,0 +1,29 @@
+# Everything a fresh machine needs: `make demo`, then `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := tests/data/sample.png
+
+.PHONY: help demo test lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+# torch first and pinned: an open-ended requirement may pull gigabytes of CUDA libraries
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/ready ## encode and decode the sample image, print bytes, PSNR and times
+	$(BIN)/python tests/demo.py $(BIN)/lic $(SAMPLE) demo
+
+test: $(VENV)/ready ## run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/ready ## check style
+	$(BIN)/ruff check .
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache

@@ -1,0 +1,108 @@
+"""The codec: encode() and decode(), side by side.
+
+    image ─ samples ─ analysis ─► y ─ round ─► y_hat ─ entropy model + range coder ─► payload ─► file
+    image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄ y_hat ◄ entropy model + range coder ◄ payload ◄ file
+
+Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
+level between machines. Between y_hat and payload there are only integers: the same on every machine.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from . import coders, container, image, locate, weights
+from .container import LEVELS, Header
+from .entropy import base, gaussian
+from .errors import Corrupt, LicError
+from .transforms import STRIDE
+
+QUALITY = 50.0  # default
+MODEL, ENTROPY = "lite", "local"  # default weights: transforms and entropy model
+
+
+class Codec:
+    """Encodes and decodes images, keeping the models it has used in memory.
+
+    model, entropy: names of the weights to encode with; a file names the ones to decode with.
+    device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
+    weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
+    """
+
+    def __init__(
+        self,
+        model: str = MODEL,
+        entropy: str = ENTROPY,
+        device: str = "auto",
+        weights_folder: Path | None = None,
+        max_pixels: int = container.MAX_PIXELS,
+    ):
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise LicError("no CUDA device is available here; use --device cpu")
+        self.name = f"{model}-{entropy}"
+        self.device = torch.device(device)
+        self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
+        self.max_pixels = max_pixels
+
+    @torch.inference_mode()
+    def encode(self, picture: Image.Image, quality: float = QUALITY) -> bytes:
+        """A Pillow image -> the bytes of a .lic file. quality: 0 (smallest) .. 100 (best)."""
+        container.check_size(*picture.size, self.max_pixels)
+        samples, profile = image.to_samples(picture)
+        level = _level(quality)
+        models = weights.load_models(locate.by_name(self.name, self.folders), self.device)
+
+        levels = torch.tensor([level], device=self.device)
+        x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
+        y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
+        y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT).long()
+        writer = coders.Writer()
+        base.write(models.entropy, y_hat, levels, writer)
+
+        height, width, _ = samples.shape
+        header = Header(width, height, models.fingerprint, level, _checksum(y_hat), profile)
+        return container.pack(header, writer.bytes())
+
+    @torch.inference_mode()
+    def decode(self, data: bytes) -> Image.Image:
+        """The bytes of a .lic file -> a Pillow image. Raises LicError, and nothing else, for any bad input."""
+        header, payload = container.unpack(data)
+        container.check_size(header.width, header.height, self.max_pixels)
+        path = locate.by_fingerprint(header.weights.hex(), self.folders)
+        models = weights.load_models(path, self.device)
+
+        levels = torch.tensor([header.level], device=self.device)
+        h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
+        reader = coders.Reader(payload)
+        y_hat, mean, index = base.read(models.entropy, h, w, levels, reader)
+        reader.finish()
+        if _checksum(y_hat) != header.symbols:
+            raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
+        y_dec = gaussian.centroid(y_hat.float(), *gaussian.from_index(mean, index))
+        x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), levels)
+
+        x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
+        return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
+
+
+def _level(quality: float) -> int:
+    if not 0 <= quality <= 100:  # a NaN fails too
+        raise LicError(f"quality must be between 0 and 100, not {quality:g}")
+    return round(quality * LEVELS / 100)
+
+
+def _pad(x: Tensor) -> Tensor:
+    """Repeat the last row and column up to multiples of STRIDE: (1, 3, H, W)."""
+    H, W = x.shape[2:]
+    return F.pad(x, (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
+
+
+def _checksum(y_hat: Tensor) -> int:
+    """y_hat: (1, M, h, w) int64."""
+    return container.checksum_of(np.ascontiguousarray(y_hat.cpu().numpy().astype("<i2")).tobytes())

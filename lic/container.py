@@ -1,0 +1,145 @@
+"""The .lic file, byte by byte.
+
+    magic        4    8A 4C 49 43   (not ASCII, then "LIC")
+    version      1    01
+    flags        1    bit 0: an ICC profile follows the header; all other bits are 0
+    width        v    pixels, 1 or more
+    height       v    pixels, 1 or more
+    weights      4    fingerprint of the entropy weights, which in turn name the transforms
+    quality      v    level 0..4096; quality is level / 40.96
+    symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`)
+    [profile     v+n  length in bytes, then the ICC profile, zlib-compressed]
+    payload      n    the range coder's bytes, up to the checksum
+    crc          4    CRC-32 (zlib) of everything before it, little-endian
+
+v is a varint: 7 bits a byte, least significant first, high bit set on all bytes but the last, no
+needless last zero byte. Nothing follows the crc. A plain RGB image below 16384 x 16384 spends 22 bytes
+beside its payload. A reader refuses what it does not know: other versions, other flags.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from .errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
+
+MAGIC = b"\x8aLIC"
+VERSION = 1
+LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
+FLAG_PROFILE = 1
+FINGERPRINT_BYTES = 4
+MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
+MAX_PROFILE = 2**24  # bytes of an ICC profile, decompressed
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything in a .lic file but the payload."""
+
+    width: int
+    height: int
+    weights: bytes  # FINGERPRINT_BYTES long
+    level: int  # 0..LEVELS
+    symbols: int  # 16-bit checksum of the decoded latents
+    profile: bytes | None = None  # ICC profile, as it came
+
+    @property
+    def quality(self) -> float:
+        """0..100"""
+        return self.level * 100 / LEVELS
+
+
+def checksum_of(latents: bytes) -> int:
+    """The `symbols` field: low 16 bits of the CRC-32 of all latents, channel by channel, as little-endian int16."""
+    return zlib.crc32(latents) & 0xFFFF
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise TooLarge if an image has more than `max_pixels` pixels."""
+    if width * height > max_pixels:
+        raise TooLarge(f"{width}x{height} has more than {max_pixels} pixels, the limit (see --max-pixels)")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+class _Cursor:
+    """Reads fields off the front of a file."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > len(self.data) - self.at:
+            raise Corrupt(f"truncated in its {what}")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.take(1, what)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    raise Corrupt(f"damaged: padded {what}")
+                return value
+        raise Corrupt(f"damaged: endless {what}")
+
+
+def pack(header: Header, payload: bytes) -> bytes:
+    """Header and payload -> the whole file."""
+    parts = [MAGIC, bytes([VERSION, FLAG_PROFILE if header.profile else 0])]
+    parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
+    parts += [header.symbols.to_bytes(2, "little")]
+    if header.profile:
+        if len(header.profile) > MAX_PROFILE:
+            raise LicError(f"ICC profile of {len(header.profile)} bytes is over the limit of {MAX_PROFILE}")
+        profile = zlib.compress(header.profile, 9)
+        parts += [_varint(len(profile)), profile]
+    body = b"".join(parts) + payload
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def unpack(data: bytes) -> tuple[Header, bytes]:
+    """The whole file -> header and payload. Checks everything that can be checked without decoding."""
+    cursor = _Cursor(data)
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise NotLic("not a .lic file")
+    cursor.take(len(MAGIC), "magic")
+    version, flags = cursor.take(2, "header")
+    if version != VERSION:
+        raise Unsupported(f"format version {version}; this program reads version {VERSION}")
+    if flags & ~FLAG_PROFILE:
+        raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
+    if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise Corrupt("damaged or truncated: the checksum does not match")
+    cursor.data = data[:-4]
+    width, height = cursor.varint("width"), cursor.varint("height")
+    if not width or not height:
+        raise Corrupt("damaged: an image without pixels")
+    weights = cursor.take(FINGERPRINT_BYTES, "weights")
+    level = cursor.varint("quality")
+    if level > LEVELS:
+        raise Corrupt("damaged: quality out of range")
+    symbols = int.from_bytes(cursor.take(2, "checksum"), "little")
+    profile = None
+    if flags & FLAG_PROFILE:
+        profile = _inflate(cursor.take(cursor.varint("profile"), "profile"))
+    header = Header(width, height, weights, level, symbols, profile)
+    return header, cursor.data[cursor.at :]
+
+
+def _inflate(data: bytes) -> bytes:
+    decompressor = zlib.decompressobj()
+    try:
+        profile = decompressor.decompress(data, MAX_PROFILE)
+    except zlib.error as error:
+        raise Corrupt("damaged: ICC profile") from error
+    if not decompressor.eof or decompressor.unused_data or not profile:
+        raise Corrupt("damaged: ICC profile")
+    return profile

@@ -1,0 +1,81 @@
+"""Pillow images <-> arrays of samples. What cannot be kept is refused by name, never dropped."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .container import MAX_PIXELS, check_size
+from .errors import LicError, Unsupported
+
+# what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000", "QOI", "TGA", "ICO", "PCX")
+_REFUSED = {
+    "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
+    "I": "32-bit integer samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
+}  # fmt: skip
+
+
+def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Image file bytes -> a loaded Pillow image; every failure is a LicError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size is our guard
+            Image.init()
+            image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        check_size(*image.size, max_pixels)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise LicError("not an image that Pillow can read") from error
+    except LicError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        raise LicError(f"cannot read the image: {error}") from error
+    return image
+
+
+def to_samples(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
+    """A Pillow image -> RGB samples (H, W, 3) uint8, upright, and its ICC profile.
+
+    Grey, palette and bilevel images become RGB, which loses nothing; an alpha channel is accepted only
+    if it is opaque everywhere. Raises Unsupported for the rest.
+    """
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a JPEG with further views behind it
+        raise Unsupported(f"{image.n_frames} frames: animations are not supported yet")
+    if image.mode in _REFUSED:
+        raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not supported yet")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if rgba.getextrema()[3] != (255, 255):
+            raise Unsupported("transparency (alpha) is not supported yet")
+        image = rgba
+    profile = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    grey = upright.mode in ("1", "L", "LA")
+    if profile and grey:
+        raise Unsupported("a grey image with an ICC profile is not supported yet")
+    return np.asarray(upright.convert("RGB")), profile or None
+
+
+def from_samples(samples: np.ndarray, profile: bytes | None) -> Image.Image:
+    """RGB samples (H, W, 3) uint8 -> a Pillow image with that ICC profile."""
+    image = Image.fromarray(samples)
+    if profile:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def to_bytes(image: Image.Image, format: str) -> bytes:
+    """A Pillow image -> the bytes of a lossless image file in a format of Pillow's."""
+    options = {"lossless": True} if format == "WEBP" else {}
+    if profile := image.info.get("icc_profile"):
+        if format in ("PPM", "BMP"):
+            raise LicError(f"{format} cannot hold this image's ICC profile; decode to PNG")
+        options["icc_profile"] = profile
+    out = io.BytesIO()
+    try:
+        image.save(out, format, **options)
+    except (OSError, ValueError) as error:  # WebP ends at 16383 pixels a side, say
+        raise LicError(f"cannot write {format}: {error}") from error
+    return out.getvalue()

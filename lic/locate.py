@@ -1,0 +1,36 @@
+"""Where weights files are: NAME.FINGERPRINT.safetensors in the folders below. No torch here."""
+
+from pathlib import Path
+
+from .errors import MissingWeights
+
+_PACKAGE = Path(__file__).resolve().parent
+FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")  # of an installed package, of a checkout
+
+
+def _find(pattern: str, what: str, folders: tuple[Path, ...]) -> Path:
+    found = sorted({path for folder in folders for path in folder.glob(pattern)})
+    if not found:
+        places = " or ".join(str(folder) for folder in folders)
+        raise MissingWeights(f"no weights {what} in {places}")
+    return found[0]
+
+
+def by_name(name: str, folders: tuple[Path, ...] = FOLDERS) -> Path:
+    """The current weights called `name`."""
+    return _find(f"{name}.*.safetensors", f"called {name}", folders)
+
+
+def by_fingerprint(fingerprint: str, folders: tuple[Path, ...] = FOLDERS) -> Path:
+    """The weights of that fingerprint (hexadecimal), searched in subfolders too: those hold older weights."""
+    return _find(f"**/*.{fingerprint}.safetensors", f"with fingerprint {fingerprint}, which the file needs,", folders)
+
+
+def name_of(path: Path) -> str:
+    """lite-local.1a2b3c4d.safetensors -> lite-local"""
+    return path.name.split(".")[0]
+
+
+def fingerprint_of(path: Path) -> str:
+    """lite-local.1a2b3c4d.safetensors -> 1a2b3c4d"""
+    return path.name.split(".")[-2]

@@ -1,0 +1,43 @@
+"""Checkpoint -> weights files."""
+
+from pathlib import Path
+
+import torch
+
+from .. import exact, locate, weights
+from ..entropy import ENTROPY_MODELS
+from ..errors import BadWeights
+from ..transforms import TRANSFORMS
+
+
+def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
+    """Write the averaged weights of a checkpoint of either stage to `folder`; returns the files written.
+
+    A transforms checkpoint gives NAME and NAME-hyperprior, an entropy checkpoint NAME-ENTROPY.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    average, config = state["average"], state["config"]
+    written = []
+    if "transforms" in config:
+        architecture, fields = config["transforms"]
+        model, config_class = TRANSFORMS[architecture]
+        transforms = model(config_class(**fields))
+        transforms.load_state_dict(_part(average, "transforms."))
+        written.append(weights.save(transforms, folder, name, "transforms", architecture, fields))
+        latents_of = locate.fingerprint_of(written[0])
+        average = _part(average, "entropy.")
+    elif "entropy" in config:
+        latents_of = config["latents_of"]
+    else:
+        raise BadWeights(f"{checkpoint}: not a checkpoint of this program")
+    architecture, fields = config["entropy"]
+    model, config_class = ENTROPY_MODELS[architecture]
+    entropy = model(config_class(**fields)).eval()
+    entropy.load_state_dict(average)
+    exact.freeze(entropy)
+    called = f"{name}-{architecture}"
+    return [*written, weights.save(entropy, folder, called, "entropy", architecture, fields, latents_of)]
+
+
+def _part(state: dict, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

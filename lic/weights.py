@@ -1,0 +1,123 @@
+"""Weights files: verify, load, save. (locate.py finds them.)
+
+A weights file is a safetensors file called NAME.FINGERPRINT.safetensors. FINGERPRINT is the beginning of
+the SHA-256 of its bytes; .lic files carry it. Its metadata says what it is, in one JSON
+object called `lic` (safetensors keeps no order among metadata, and the same model must give the same bytes):
+
+    kind        transforms | entropy
+    name        key of TRANSFORMS or ENTROPY_MODELS
+    config      the fields of the architecture's config
+    transforms  (entropy) fingerprint of the transforms whose latents it codes
+    self_test   (entropy) checksum of a small known prediction, see `self_test`
+
+Transforms are stored in fp16; of an entropy model, what decides bits is stored as integers (int16 where
+they fit), the rest in fp16. An entropy model called A-B codes the latents of the transforms called A.
+"""
+
+import hashlib
+import json
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from . import exact, locate
+from .container import FINGERPRINT_BYTES
+from .entropy import ENTROPY_MODELS
+from .entropy.base import EntropyModel, Side
+from .entropy.gaussian import table_index
+from .errors import BadWeights, MissingWeights
+from .transforms import TRANSFORMS
+
+_REGISTRIES = {"transforms": TRANSFORMS, "entropy": ENTROPY_MODELS}
+
+
+class Models(NamedTuple):
+    """A pair of transforms and an entropy model trained on their latents, ready to code."""
+
+    transforms: nn.Module
+    entropy: EntropyModel
+    fingerprint: bytes  # of the entropy weights
+
+
+def fingerprint_of(data: bytes) -> str:
+    """The part of the SHA-256 that names a file: hexadecimal."""
+    return hashlib.sha256(data).hexdigest()[: 2 * FINGERPRINT_BYTES]
+
+
+def load(path: Path) -> tuple[nn.Module, dict]:
+    """A weights file -> its model (entropy models in the exact face, proven) and its metadata."""
+    try:
+        data = path.read_bytes()
+        if fingerprint_of(data) != locate.fingerprint_of(path):
+            raise BadWeights(f"{path.name}: contents do not match the fingerprint in the name")
+        with safe_open(path, "pt") as file:
+            meta = json.loads((file.metadata() or {})["lic"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+        architecture, config = _REGISTRIES[meta["kind"]][meta["name"]]
+        model = architecture(config(**meta["config"]))
+        model.requires_grad_(False).eval()
+        if meta["kind"] == "entropy":
+            exact.freeze(model)  # gives the parameters their exact dtype; the values follow
+        model.load_state_dict(tensors)  # copies convert fp16 and int16 to each parameter's own dtype
+    except OSError as error:
+        raise MissingWeights(f"cannot read {path}: {error.strerror}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadWeights(f"{path.name}: {str(error).splitlines()[0]}") from error
+    if meta["kind"] == "entropy":
+        exact.prove(model)
+        if self_test(model) != meta["self_test"]:
+            raise BadWeights(f"{path.name}: the self-test gives other numbers on this machine")
+    return model, meta
+
+
+@cache
+def load_models(path: Path, device: torch.device) -> Models:
+    """Entropy weights -> models on `device`, with the transforms they belong to (searched beside them)."""
+    entropy, meta = load(path)
+    if meta["kind"] != "entropy":
+        raise BadWeights(f"{path.name}: these are weights of transforms, not of an entropy model")
+    transforms, _ = load(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)))
+    transforms.to(memory_format=torch.channels_last)
+    return Models(transforms.to(device), entropy.to(device), bytes.fromhex(locate.fingerprint_of(path)))
+
+
+def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, config: dict, transforms: str = "") -> Path:
+    """Write a weights file; an entropy model must be in its exact face. Returns its path."""
+    meta = {"kind": kind, "name": name, "config": config}
+    if kind == "entropy":
+        exact.prove(model)
+    tensors = {key: _compact(value) for key, value in model.state_dict().items()}
+    if kind == "entropy":
+        model.load_state_dict(tensors)  # the self-test must see what a reader of the file sees
+        meta |= {"transforms": transforms, "self_test": self_test(model)}
+    data = to_safetensors(tensors, {"lic": json.dumps(meta, sort_keys=True)})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{called}.{fingerprint_of(data)}.safetensors"
+    path.write_bytes(data)
+    return path
+
+
+def _compact(x: Tensor) -> Tensor:
+    if not exact.is_exact(x):
+        return x.to(torch.float16).contiguous()
+    fits = bool((x.abs() < 2**15).all())
+    return x.to(torch.int16 if fits else torch.int32).contiguous()
+
+
+@torch.inference_mode()
+def self_test(model: EntropyModel) -> str:
+    """Checksum of the tables that a frozen model chooses for a small known input: integers, the same everywhere."""
+    h, w, level = 8, 8, torch.tensor([2085])
+    N, M = model.hyper.prior.values.shape[1] // 2, model.latents
+    z_hat = (torch.arange(N * 4).reshape(1, N, 2, 2) * 37 % 11 - 5).double()
+    y_hat = (torch.arange(M * h * w).reshape(1, M, h, w) * 61 % 23 - 11).double()
+    side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level)
+    at = torch.arange(model.groups * h * w)
+    chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_hat.shape))]
+    return f"{zlib.crc32(b''.join(x.contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

@@ -1,0 +1,42 @@
+"""Shared fixtures: tiny trained weights that never change, so files made with them must decode forever."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lic import locate, weights
+from lic.codec import Codec
+from lic.entropy import ENTROPY_MODELS
+
+DATA = Path(__file__).parent / "data"
+TINY = DATA / "weights"
+
+
+@pytest.fixture(scope="session")
+def sample() -> Image.Image:
+    return Image.open(DATA / "sample.png").convert("RGB")
+
+
+@pytest.fixture(scope="session", params=sorted(ENTROPY_MODELS))
+def entropy_name(request) -> str:
+    """Every registered entropy model: a new one is tested by being there."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny(entropy_name) -> Codec:
+    return Codec(model="tiny", entropy=entropy_name, device="cpu", weights_folder=TINY)
+
+
+@pytest.fixture(scope="session")
+def model(entropy_name):
+    """A frozen (exact) tiny entropy model."""
+    return weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu")).entropy
+
+
+@pytest.fixture(scope="session")
+def noise_image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))

@@ -1,0 +1,195 @@
+"""The installed command, in processes of its own: round trips, pipes, exit codes, what it imports."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA, TINY
+from PIL import Image
+
+LIC = Path(sys.executable).with_name("lic")
+SAMPLE = DATA / "sample.png"
+GOLDEN = DATA / "golden-local.lic"
+TINY_OPTIONS = ("--model", "tiny", "--weights", str(TINY))
+
+
+def lic(*args, stdin: bytes | None = None, code: int = 0, **environment) -> subprocess.CompletedProcess:
+    """Run the command; assert its exit code, and that a failure is one line and no traceback."""
+    done = subprocess.run(
+        [str(LIC), *map(str, args)], input=stdin, capture_output=True, timeout=120, check=False, env={**os.environ, **environment}
+    )
+    error = done.stderr.decode()
+    assert done.returncode == code, error
+    assert "Traceback" not in error
+    if code == 1:
+        assert error.count("\n") == 1
+        assert error.startswith("lic: ")
+    return done
+
+
+def pixels(data: bytes | Path) -> np.ndarray:
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data), dtype=int)
+
+
+def test_round_trip_in_other_processes_threads_and_instruction_sets(tmp_path):
+    """Symbols are equal wherever a file is decoded (decode checks them); pixels differ by a level at most."""
+    without_onednn = tmp_path / "site"
+    without_onednn.mkdir()
+    (without_onednn / "sitecustomize.py").write_text("import torch\ntorch.backends.mkldnn.set_flags(False)\n")
+    settings = {
+        "plain": {},
+        "one thread": {"LIC_THREADS": "1"},
+        "no vector instructions": {"ATEN_CPU_CAPABILITY": "default"},
+        "no oneDNN": {"PYTHONPATH": str(without_onednn)},
+    }
+    coded = {}
+    for name, environment in settings.items():
+        out = tmp_path / f"{name}.lic"
+        lic("encode", "--quiet", "-q", "70", SAMPLE, out, **environment)
+        coded[name] = out.read_bytes()
+    lic("encode", "--quiet", "-q", "70", SAMPLE, tmp_path / "again.lic")
+    assert (tmp_path / "again.lic").read_bytes() == coded["plain"]
+    reference = None
+    for writer, reader in zip(settings, [*list(settings)[1:], "plain"], strict=True):
+        decoded = pixels(lic("decode", tmp_path / f"{writer}.lic", "-", **settings[reader]).stdout)
+        own = pixels(lic("decode", tmp_path / f"{writer}.lic", "-", "--format", "ppm", **settings[writer]).stdout)
+        assert np.abs(decoded - own).max() <= 1
+        reference = own if reference is None else reference
+    assert reference.shape == (256, 384, 3)
+
+
+def test_files_and_pipes_give_the_same_bytes(tmp_path):
+    source = SAMPLE.read_bytes()
+    out = tmp_path / "x.lic"
+    lic("encode", *TINY_OPTIONS, SAMPLE, out)
+    assert lic("encode", *TINY_OPTIONS, "-", "-", stdin=source).stdout == out.read_bytes()
+    lic("decode", "--weights", TINY, out, tmp_path / "x.png")
+    piped = lic("decode", "--weights", TINY, "-", "-", stdin=out.read_bytes()).stdout
+    assert piped == (tmp_path / "x.png").read_bytes()
+    assert lic("verify", "--weights", TINY, "-", stdin=out.read_bytes()).stdout == b""
+
+
+def test_a_shell_pipeline():
+    command = f"{LIC} encode {' '.join(TINY_OPTIONS)} - - < {SAMPLE} 2>/dev/null | {LIC} decode --weights {TINY} - - | head -c 8"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    assert done.stdout == b"\x89PNG\r\n\x1a\n"
+    assert done.stderr == b""
+
+
+def test_info_needs_no_weights_and_no_decoding():
+    facts = json.loads(lic("info", "--json", GOLDEN).stdout)
+    size = GOLDEN.stat().st_size
+    assert facts["width"] == 127
+    assert facts["height"] == 100
+    assert facts["bytes"] == size
+    assert facts["quality"] == 70
+    assert facts["weights_name"] is None
+    assert facts["payload_bytes"] == size - 22 + 2  # both sides below 128: two varints are shorter
+    text = lic("info", "-", stdin=GOLDEN.read_bytes()).stdout.decode()
+    assert "127" in text
+    assert "not installed" in text
+
+
+def test_help_version_and_info_do_not_import_torch():
+    script = "import sys; from lic import cli\ntry: cli.main()\nfinally: assert 'torch' not in sys.modules"
+    for args in (["--help"], ["--version"], ["encode", "--help"], ["info", str(GOLDEN)], ["decode", str(SAMPLE), "x.png"], ["encode"]):
+        done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=False)
+        assert "AssertionError" not in done.stderr, args
+    quick = "import lic, sys; assert not {'torch', 'numpy', 'PIL', 'constriction'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", quick], check=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("decode", SAMPLE, "x.png"), "not a .lic file"),
+        (("decode", "gone.lic", "x.png"), "gone.lic: No such file"),
+        (("encode", "gone.png", "x.lic"), "gone.png: No such file"),
+        (("encode", GOLDEN, "x.lic"), "not an image"),
+        (("encode", "--entropy", "nonsense", SAMPLE, "x.lic"), "no weights called lite-nonsense"),
+        (("encode", "--max-pixels", "1000", SAMPLE, "x.lic"), "more than 1000 pixels"),
+        (("encode", *TINY_OPTIONS, SAMPLE, "gone/x.lic"), "gone"),
+        (("decode", "--weights", TINY, GOLDEN, "gone/x.png"), "gone"),
+        (("decode", GOLDEN, "x.png"), "no weights with fingerprint"),
+        (("info", SAMPLE), "not a .lic file"),
+        (("verify", SAMPLE), "not a .lic file"),
+        (("info", "."), "directory"),
+        (("encode", "-q", "nan", SAMPLE, "x.lic"), "quality must be"),
+        (("encode", "--device", "cuda", *TINY_OPTIONS, SAMPLE, "x.lic"), "CUDA"),
+    ],
+)
+def test_failures_are_one_line_and_exit_code_1(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in lic(*args, code=1).stderr.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (), ("nonsense",), ("encode",), ("encode", SAMPLE), ("encode", "-q", "101", SAMPLE, "x.lic"),
+        ("encode", "-q", "good", SAMPLE, "x.lic"), ("decode", GOLDEN, "x.jpg"), ("decode", GOLDEN, "x"),
+        ("decode", "--nonsense", GOLDEN, "x.png"),
+        ("encode", SAMPLE, SAMPLE), ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--crop", "100"),
+        ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "["),
+        ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "[]"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lic(*args, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_is_replaced_whole_and_keeps_its_mode(tmp_path):
+    out, link = tmp_path / "x.png", tmp_path / "link.png"
+    out.write_bytes(b"old")
+    out.chmod(0o640)
+    link.symlink_to(out)
+    lic("decode", "--weights", TINY, GOLDEN, link)
+    assert link.is_symlink()
+    assert out.stat().st_mode & 0o777 == 0o640
+    assert pixels(out).shape == (100, 127, 3)
+    damaged = tmp_path / "damaged.lic"
+    damaged.write_bytes(GOLDEN.read_bytes()[:-1])
+    before = out.read_bytes()
+    lic("decode", "--weights", TINY, damaged, out, code=1)
+    assert out.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"x.png", "link.png", "damaged.lic"}
+
+
+def test_odd_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, tmp_path / "-odd name.png")
+    lic("encode", *TINY_OPTIONS, "--", "-odd name.png", b"\xff.lic".decode(errors="surrogateescape"))
+    assert Path(os.fsdecode(b"\xff.lic")).exists()
+
+
+def test_full_device_and_closed_pipe():
+    if Path("/dev/full").exists():
+        done = subprocess.run(f"{LIC} decode --weights {TINY} {GOLDEN} - > /dev/full", shell=True, capture_output=True, check=False)
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
+        assert b"No space left" in done.stderr
+    done = subprocess.run(["bash", "-c", f"{LIC} decode --weights {TINY} {GOLDEN} - | true"], capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(number, code, tmp_path):
+    child = subprocess.Popen([LIC, "encode", "-", str(tmp_path / "x.lic")], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.5)  # it waits for its input
+    child.send_signal(number)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == code
+    assert b"Traceback" not in error
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,126 @@
+"""Round trips through whole files, with tiny weights (fixture `tiny`: a Codec) and with the shipped ones."""
+
+import numpy as np
+import pytest
+from conftest import DATA, TINY
+from PIL import Image
+
+import lic
+from lic import container
+from lic.codec import Codec
+from lic.errors import Corrupt, LicError, MissingWeights, TooLarge, Unsupported
+
+
+def psnr(a, b) -> float:
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-9)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (130, 1), (63, 65), (64, 64), (200, 100)])
+def test_any_size(tiny, sample, size):
+    picture = sample.crop((90, 60, 90 + size[0], 60 + size[1]))
+    data = tiny.encode(picture, 90)
+    decoded = tiny.decode(data)
+    assert decoded.size == size
+    assert decoded.mode == "RGB"
+    assert psnr(decoded, picture) > 17
+    assert data == tiny.encode(picture, 90)
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "red"])
+def test_constant_images(tiny, colour):
+    picture = Image.new("RGB", (100, 80), colour)
+    assert psnr(tiny.decode(tiny.encode(picture, 100)), picture) > 17
+
+
+def test_noise_survives(tiny, noise_image):
+    for quality in (0, 33.3, 100):
+        assert tiny.decode(tiny.encode(noise_image, quality)).size == noise_image.size
+
+
+def test_golden_files(tiny, entropy_name, sample):
+    """Files of this version, committed: they must decode, to these pixels but for a level of rounding.
+
+    Made by `python tests/data/make_golden.py`; only a new format version may change them.
+    """
+    expected = np.asarray(Image.open(DATA / f"golden-{entropy_name}.png"), dtype=int)
+    decoded = np.asarray(tiny.decode((DATA / f"golden-{entropy_name}.lic").read_bytes()), dtype=int)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_every_truncation_and_every_flipped_byte_is_a_lic_error(tiny, sample):
+    data = tiny.encode(sample.crop((64, 100, 192, 200)), 30)
+    for length in range(len(data)):
+        with pytest.raises(LicError):
+            tiny.decode(data[:length])
+    for at in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            with pytest.raises(LicError):
+                tiny.decode(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
+
+
+def test_damage_behind_a_mended_crc_is_still_noticed(tiny, sample):
+    """Payload damage that the CRC does not see must fail in the coder or at the latents' checksum, in one family."""
+    header, payload = container.unpack(tiny.encode(sample.crop((64, 100, 192, 200)), 60))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(payload)
+        damaged[rng.integers(len(payload))] ^= 1 << rng.integers(8)
+        with pytest.raises(Corrupt):
+            tiny.decode(container.pack(header, bytes(damaged)))
+    for length in range(0, len(payload), 9):
+        with pytest.raises(Corrupt):
+            tiny.decode(container.pack(header, payload[:length]))
+
+
+def test_lies_about_the_size_are_noticed(tiny, sample):
+    import dataclasses
+
+    header, payload = container.unpack(tiny.encode(sample.crop((0, 0, 100, 100)), 60))
+    with pytest.raises(TooLarge):
+        tiny.decode(container.pack(dataclasses.replace(header, width=2**31, height=2**31), payload))
+    with pytest.raises(Corrupt):
+        tiny.decode(container.pack(dataclasses.replace(header, width=300), payload))
+    with pytest.raises(MissingWeights, match="00000000"):
+        tiny.decode(container.pack(dataclasses.replace(header, weights=bytes(4)), payload))
+
+
+def test_bad_arguments(tiny, sample):
+    for quality in (-1, 100.1, float("nan")):
+        with pytest.raises(LicError, match="quality"):
+            tiny.encode(sample, quality)
+    with pytest.raises(MissingWeights):
+        Codec(entropy="nonsense").encode(sample)
+    with pytest.raises(TooLarge):
+        Codec(model="tiny", weights_folder=TINY, max_pixels=10).encode(sample)
+    with pytest.raises(Unsupported):
+        tiny.encode(Image.new("CMYK", (8, 8)))
+
+
+def test_profile_travels(tiny, sample):
+    picture = sample.copy()
+    picture.info["icc_profile"] = b"not really a profile, but bytes are bytes"
+    assert tiny.decode(tiny.encode(picture, 10)).info["icc_profile"] == picture.info["icc_profile"]
+
+
+def test_shipped_weights_through_the_api(sample):
+    sizes, qualities = [], []
+    for quality in (0, 25, 50, 75, 100):
+        data = lic.encode(sample, quality=quality)
+        sizes.append(len(data))
+        qualities.append(psnr(lic.decode(data), sample))
+    assert sizes == sorted(set(sizes))
+    assert qualities == sorted(set(qualities))
+    assert qualities[0] > 22
+    assert qualities[-1] > 32
+    hyperprior = lic.encode(sample, quality=50, entropy="hyperprior")
+    assert sizes[2] < len(hyperprior)
+
+
+def test_open_and_codec_agree(sample, tmp_path):
+    path = tmp_path / "x.lic"
+    codec = lic.Codec()
+    path.write_bytes(codec.encode(sample, 20))
+    assert np.array_equal(np.asarray(lic.open(path)), np.asarray(codec.decode(path.read_bytes())))
+    with pytest.raises(AttributeError):
+        _ = lic.nonsense

@@ -1,0 +1,140 @@
+"""What must hold of every registered entropy model (fixture `model`: frozen, tiny)."""
+
+import copy
+
+import torch
+
+from lic import coders, exact
+from lic.entropy import ENTROPY_MODELS, base, gaussian, orders
+from lic.exact import to_fixed
+
+LEVEL = torch.tensor([1500])
+
+
+def draw(model, h, w, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.linspace(6, 0.2, model.latents)[:, None, None]
+    return torch.round(torch.randn(1, model.latents, h, w, generator=generator) * spread).long()
+
+
+def side_of(model, y_hat):
+    z_hat = torch.round(model.hyper.analysis(y_hat.float())).long()
+    return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL)
+
+
+def test_order_has_a_step_for_every_cell(model):
+    order = model.order(8, 12)
+    assert order.shape == (model.groups, 8, 12)
+    assert order.min() >= 0
+
+
+@torch.inference_mode()
+def test_causality_by_perturbation(model):
+    """Change one cell: no prediction of an equal or smaller step may change, not by one unit."""
+    h, w = 8, 12
+    y_hat = draw(model, h, w)
+    side, order = side_of(model, y_hat), model.order(h, w).flatten()
+    at = torch.arange(model.groups * h * w)
+    before = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    changed_any = False
+    for cell in range(0, len(at), 7):
+        changed = base.to_rows(y_hat, model.groups).clone()
+        changed[0, cell] += 5
+        y = to_fixed(base.from_rows(changed, model.groups, h, w))
+        after = torch.stack(model.predict(side, y, at))
+        differs = (after != before).flatten(0, 1).any(0).any(-1)
+        assert not bool(differs[order <= order[cell]].any())
+        changed_any |= bool(differs.any())
+    assert changed_any or int(order.max()) == 0  # the test can fail: context does matter
+
+
+@torch.inference_mode()
+def test_predicting_some_cells_equals_predicting_all(model):
+    y_hat = draw(model, 8, 12)
+    side = side_of(model, y_hat)
+    at = torch.arange(model.groups * 8 * 12)
+    everything = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    for some in at.flip(0).split(17):
+        assert torch.equal(torch.stack(model.predict(side, to_fixed(y_hat), some)), everything[:, :, some])
+
+
+def test_write_read_and_estimate_agree(model):
+    for h, w, seed in ((4, 4, 0), (8, 12, 1), (12, 4, 2), (4, 20, 3)):
+        y_hat = draw(model, h, w, seed)
+        writer, estimator = coders.Writer(), coders.Estimator()
+        written = base.write(model, y_hat, LEVEL, writer)
+        base.write(model, y_hat, LEVEL, estimator)
+        data = writer.bytes()
+        reader = coders.Reader(data)
+        read = base.read(model, h, w, LEVEL, reader)
+        reader.finish()
+        for a, b in zip(written, read, strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(read.y_hat, y_hat)
+        assert abs(8 * len(data) - estimator.bits) <= 0.001 * estimator.bits + 64
+
+
+def test_small_chunks_write_and_read_the_same_latents(model, monkeypatch):
+    monkeypatch.setattr(base, "CHUNK", 5)
+    y_hat = draw(model, 8, 12)
+    writer = coders.Writer()
+    base.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+
+
+def test_training_face_predicts_what_the_coder_uses(entropy_name):
+    """The float face of a model and its frozen copy give the same bits, to the precision of the tables."""
+    torch.manual_seed(0)
+    architecture, config = ENTROPY_MODELS[entropy_name]
+    model = architecture(config(latents=24, anchors=3)).eval()
+    with torch.no_grad():
+        model.head.level.values[:, 24:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 24))
+    y = draw(model, 8, 12).float()
+    with torch.no_grad():
+        rate = base.rate(model, y, LEVEL, noisy=False)
+    frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
+    exact.prove(frozen)
+    estimator = coders.Estimator()
+    base.write(frozen, y.long(), LEVEL, estimator)
+    assert abs(float(rate.bits + rate.z_bits) / estimator.bits - 1) < 0.003
+
+
+def test_training_rate_has_gradients_everywhere(entropy_name):
+    torch.manual_seed(0)
+    architecture, config = ENTROPY_MODELS[entropy_name]
+    model = architecture(config(latents=24, anchors=3))
+    with torch.no_grad():
+        model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
+    y = draw(model, 8, 8).float().requires_grad_()
+    rate = base.rate(model, y, LEVEL, noisy=True)
+    (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
+    assert bool((y.grad != 0).any())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad != 0).any()), name
+
+
+def test_rows_round_trip():
+    y = torch.arange(2 * 6 * 3 * 5).reshape(2, 6, 3, 5)
+    for groups in (1, 2, 6):
+        rows = base.to_rows(y, groups)
+        assert rows.shape == (2, groups * 15, 6 // groups)
+        assert torch.equal(base.from_rows(rows, groups, 3, 5), y)
+
+
+def test_wavefront_window_is_the_raster_causal_one():
+    taps = orders.causal_taps(orders.wavefront(8, 8, 2), 2)
+    assert taps == [(r, c) for r in (-2, -1, 0) for c in range(-2, 3) if r < 0 or c < 0]
+    order = orders.wavefront(32, 48, 2)
+    assert len(order.unique()) == 48 + 3 * 31
+
+
+def test_gather_pads_with_zeros():
+    y = torch.arange(1.0, 13).reshape(1, 1, 3, 4)
+    got = orders.gather(y, torch.tensor([0, 5, 11]), [(-1, 0), (0, -1), (1, 1)])
+    assert got.tolist() == [[[0, 0, 6], [2, 5, 11], [8, 11, 0]]]
+
+
+def test_constants_fit_the_exact_range():
+    assert (base.Y_LIMIT + 1) << exact.FRACTION <= exact.LIMIT
+    assert len(coders.sigmas()) == gaussian.SCALES

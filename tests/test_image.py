@@ -1,0 +1,102 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from lic import image
+from lic.errors import LicError, TooLarge, Unsupported
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def saved(picture, format, **options) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, format, **options)
+    return out.getvalue()
+
+
+def test_rgb_is_untouched():
+    samples, profile = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG")))
+    assert np.array_equal(samples, RGB)
+    assert profile is None
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_modes_that_convert_without_loss(mode):
+    picture = Image.fromarray(RGB).convert(mode)
+    samples, _ = image.to_samples(picture)
+    assert np.array_equal(samples, np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_opaque_alpha_is_accepted_and_real_alpha_refused(mode):
+    picture = Image.fromarray(RGB).convert(mode)
+    samples, _ = image.to_samples(picture)
+    assert np.array_equal(samples, np.asarray(picture.convert("RGB")))
+    picture.putalpha(128)
+    with pytest.raises(Unsupported, match="alpha"):
+        image.to_samples(picture)
+
+
+def test_palette_transparency_is_refused():
+    picture = Image.fromarray(RGB).convert("P")
+    data = saved(picture, "PNG", transparency=int(np.asarray(picture)[0, 0]))
+    with pytest.raises(Unsupported, match="alpha"):
+        image.to_samples(image.open_bytes(data))
+
+
+@pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
+def test_other_modes_are_refused_by_name(mode, words):
+    with pytest.raises(Unsupported, match=words):
+        image.to_samples(Image.new(mode, (4, 4)))
+
+
+def test_16_bit_png_is_refused():
+    with pytest.raises(Unsupported, match="16-bit"):
+        image.to_samples(image.open_bytes(saved(Image.fromarray(np.full((4, 4), 700, np.uint16)), "PNG")))
+
+
+def test_animation_is_refused():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(Unsupported, match="2 frames"):
+        image.to_samples(image.open_bytes(data))
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    samples, _ = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", exif=exif)))
+    assert samples.shape == (7, 5, 3)
+    assert np.array_equal(samples, np.rot90(RGB, -1))
+
+
+def test_profile_is_kept_and_written():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    samples, kept = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", icc_profile=profile)))
+    assert kept == profile
+    back = Image.open(io.BytesIO(image.to_bytes(image.from_samples(samples, kept), "PNG")))
+    assert back.info["icc_profile"] == profile
+    with pytest.raises(LicError, match="PPM cannot hold"):
+        image.to_bytes(image.from_samples(samples, kept), "PPM")
+    with pytest.raises(Unsupported, match="grey image with an ICC"):
+        image.to_samples(image.open_bytes(saved(Image.fromarray(RGB).convert("L"), "PNG", icc_profile=profile)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "PPM", "TIFF", "BMP", "WEBP"])
+def test_written_formats_are_lossless(format):
+    back = Image.open(io.BytesIO(image.to_bytes(Image.fromarray(RGB), format)))
+    assert np.array_equal(np.asarray(back.convert("RGB")), RGB)
+
+
+def test_unreadable_and_oversized_input():
+    with pytest.raises(LicError, match="not an image"):
+        image.open_bytes(b"hello")
+    data = saved(Image.fromarray(RGB), "PNG")
+    with pytest.raises(LicError, match="cannot read the image"):
+        image.open_bytes(data[:-30])
+    with pytest.raises(TooLarge):
+        image.open_bytes(data, max_pixels=34)
+    with pytest.raises(LicError, match="cannot write WEBP"):
+        image.to_bytes(Image.new("RGB", (20000, 1)), "WEBP")

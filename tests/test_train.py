@@ -1,0 +1,122 @@
+"""The training commands on a handful of pictures: the loss falls, a stopped run resumes, an export codes real files."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, TINY
+from PIL import Image
+from test_cli import lic
+
+from lic.codec import Codec
+from lic.entropy.hyperprior import Hyperprior, HyperpriorConfig
+from lic.errors import BadWeights, LicError
+from lic.train import data, export, linear_start, loop, loss
+from lic.transforms import PatchTransforms, TransformsConfig
+
+SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
+SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    picture = Image.open(DATA / "sample.png")
+    for i in range(6):
+        picture.crop((30 * i, 10 * i, 30 * i + 160, 10 * i + 140)).save(folder / f"{i}.png")
+    return folder
+
+
+def held_out_losses(output: bytes) -> list[float]:
+    return [float(value) for value in re.findall(rb"held out: loss ([0-9.]+)", output)]
+
+
+def test_train_resume_export_code(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--batch", "2", "--crop", "64", "--threads", "1")
+    small = ("--config", SMALL, "--entropy-config", SMALL_ENTROPY)
+    first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.03", *small, *options).stdout)
+    steps = torch.load("t.pt", weights_only=True)["step"]
+    second = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.15", *small, *options).stdout)
+    assert torch.load("t.pt", weights_only=True)["step"] > steps > 0
+    assert second[-1] < first[-1]
+    exported = lic("train", "export", "t.pt", "--name", "small", "--folder", "w").stdout.decode().split()
+    assert [name.split(".")[0] for name in exported] == ["w/small", "w/small-hyperprior"]
+    picture = Image.open(DATA / "sample.png")
+    codec = Codec("small", "hyperprior", weights_folder=tmp_path / "w")
+    assert codec.decode(codec.encode(picture, 50)).size == picture.size
+
+
+def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
+    """As a library call, with the tiny transforms; every registered model can be trained and exported."""
+    import json
+
+    from lic import locate, weights
+    from lic.train import stages
+
+    path = locate.by_name("tiny", (TINY,))
+    transforms, _ = weights.load(path)
+    checkpoint = tmp_path / "e.pt"
+    config = json.loads(SMALL_ENTROPY)
+    options = {"minutes": 0.02, "batch": 2, "crop": 64, "learning_rate": 1e-3}
+    stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
+    written = export.export(checkpoint, "tiny", tmp_path / "w")
+    assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]
+    model, meta = weights.load(written[0])
+    assert meta["transforms"] == locate.fingerprint_of(path)
+    assert model.latents == 24
+
+
+def test_linear_start_is_a_working_codec(folder):
+    torch.manual_seed(0)
+    pictures, held_out = data.load(folder, torch.device("cpu"))
+    transforms = PatchTransforms(TransformsConfig(width=192, latents=256))
+    entropy = Hyperprior(HyperpriorConfig())
+    linear_start.initialise(transforms, entropy, pictures.crops(64, 128, torch.Generator().manual_seed(0)))
+    x = held_out.centres(128)
+    level = torch.full((len(x),), 4096)
+    entropy.eval()
+    with torch.no_grad():
+        y = transforms.analysis(x, level)
+        exact = transforms.synthesis(y, level)
+    assert float((exact - x).square().mean()) < 0.002  # 256 of 768 components
+    low, high = (loss.validate(transforms, entropy, x)["points"][i] for i in (0, -1))
+    assert low[0] < high[0]
+    assert low[1] < high[1]
+
+
+def test_crops_are_pieces_of_the_pictures(folder):
+    pictures, held_out = data.load(folder, torch.device("cpu"))
+    assert len(pictures.start) + len(held_out.start) == 6
+    originals = {np.asarray(Image.open(p)).tobytes() for p in folder.iterdir()}
+    whole = pictures.pixels[pictures.start[1] : pictures.start[2]].numpy()
+    assert whole.tobytes() in originals
+    generator = torch.Generator().manual_seed(0)
+    crops = pictures.crops(50, 32, generator)
+    assert crops.shape == (50, 3, 32, 32)
+    grey = (pictures.pixels.float() / 255).unique(dim=0)
+    assert bool((crops[0].flatten(1).T[:, None] == grey).all(-1).any(1).all())
+    tall = pictures.crops(2, 150, generator)  # beyond the height: the last row repeats
+    assert tall.shape == (2, 3, 150, 150)
+
+
+def test_levels_cover_the_range_and_lambda_is_geometric():
+    levels = loss.draw_levels(8, torch.Generator().manual_seed(0))
+    assert sorted((levels * 8 // 4097).tolist()) == list(range(8))
+    config = TransformsConfig()
+    lam = loss.lambda_of(config, torch.tensor([0.0, 2048.0, 4096.0]))
+    assert torch.allclose(lam, torch.tensor([config.lambda_low, (config.lambda_low * config.lambda_high) ** 0.5, config.lambda_high]))
+
+
+def test_bad_training_input(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert b"found 0 images" in lic("train", "transforms", tmp_path / "empty", "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    bad_config = ("--config", '{"colour": 1}')
+    assert b"colour" in lic("train", "transforms", folder, "--out", tmp_path / "c.pt", "--minutes", "1", *bad_config, code=1).stderr
+    assert b"unknown model" in lic("train", "entropy", "nonsense", folder, "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    loop.save(tmp_path / "x.pt", {"average": {}, "config": {}})
+    with pytest.raises(BadWeights):
+        export.export(tmp_path / "x.pt", "x", tmp_path)
+    with pytest.raises(LicError):
+        data.load(tmp_path, torch.device("cpu"))

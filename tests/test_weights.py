@@ -1,0 +1,115 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY
+from safetensors import safe_open
+from safetensors.torch import save
+
+from lic import locate, weights
+from lic.errors import BadWeights, MissingWeights
+
+
+def rewritten(path, folder, change):
+    """A copy of a weights file with its tensors or metadata changed and the name made to fit."""
+    with safe_open(path, "pt") as file:
+        meta, tensors = json.loads(file.metadata()["lic"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    change(meta, tensors)
+    data = save(tensors, {"lic": json.dumps(meta, sort_keys=True)})
+    copy = folder / f"{locate.name_of(path)}.{weights.fingerprint_of(data)}.safetensors"
+    copy.write_bytes(data)
+    return copy
+
+
+def entropy_file(entropy_name):
+    return locate.by_name(f"tiny-{entropy_name}", (TINY,))
+
+
+def test_load_gives_the_exact_face(entropy_name):
+    model, meta = weights.load(entropy_file(entropy_name))
+    assert meta["kind"] == "entropy"
+    assert model.head.linear.weight.dtype == torch.float64
+    assert weights.self_test(model) == meta["self_test"]
+
+
+def test_save_is_reproducible(entropy_name, tmp_path):
+    path = entropy_file(entropy_name)
+    model, meta = weights.load(path)
+    again = weights.save(
+        model, tmp_path, f"tiny-{entropy_name}", "entropy", entropy_name, dataclasses.asdict(model.config), meta["transforms"]
+    )
+    assert again.name == path.name
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_missing_names_what_is_missing():
+    with pytest.raises(MissingWeights, match="called nothing-here"):
+        locate.by_name("nothing-here")
+    with pytest.raises(MissingWeights, match="deadbeef"):
+        locate.by_fingerprint("deadbeef")
+    with pytest.raises(MissingWeights, match="cannot read"):
+        weights.load(TINY / "gone.00000000.safetensors")
+
+
+def test_altered_file_is_refused(entropy_name, tmp_path):
+    path = entropy_file(entropy_name)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / path.name).write_bytes(data)
+    with pytest.raises(BadWeights, match="fingerprint"):
+        weights.load(tmp_path / path.name)
+
+
+def test_other_numbers_in_the_self_test_are_refused(entropy_name, tmp_path):
+    def change(meta, tensors):
+        tensors["head.linear.weight"][0] += 999
+
+    with pytest.raises(BadWeights, match="self-test"):
+        weights.load(rewritten(entropy_file(entropy_name), tmp_path, change))
+
+
+def test_overflowing_weights_are_refused(entropy_name, tmp_path):
+    def change(meta, tensors):
+        tensors["head.linear.weight"] = tensors["head.linear.weight"].double() * 0 + 2.0**30
+
+    with pytest.raises(BadWeights, match=r"2\^53"):
+        weights.load(rewritten(entropy_file(entropy_name), tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta, tensors: meta.update(name="unheard-of"),
+        lambda meta, tensors: meta.update(config=[1]),
+        lambda meta, tensors: meta.update(config={"colour": 3}),
+        lambda meta, tensors: meta.pop("kind"),
+        lambda meta, tensors: tensors.pop("head.linear.weight"),
+        lambda meta, tensors: tensors.update({"head.linear.weight": torch.zeros(3)}),
+    ],
+)
+def test_files_that_do_not_fit_their_architecture(change, tmp_path):
+    with pytest.raises(BadWeights):
+        weights.load(rewritten(entropy_file("local"), tmp_path, change))
+
+
+def test_not_safetensors_at_all(tmp_path):
+    path = tmp_path / f"x.{weights.fingerprint_of(b'hello')}.safetensors"
+    path.write_bytes(b"hello")
+    with pytest.raises(BadWeights):
+        weights.load(path)
+
+
+def test_transforms_are_found_beside_their_entropy_model_and_are_no_entropy_model(tmp_path):
+    path = entropy_file("local")
+    shutil.copy(path, tmp_path)
+    with pytest.raises(MissingWeights):
+        weights.load_models(tmp_path / path.name, torch.device("cpu"))
+    with pytest.raises(BadWeights, match="not of an entropy model"):
+        weights.load_models(locate.by_name("tiny", (TINY,)), torch.device("cpu"))
+
+
+def test_shipped_weights_load():
+    for name in ("lite", "lite-hyperprior", "lite-local"):
+        weights.load(locate.by_name(name))
