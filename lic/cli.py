@@ -176,6 +176,33 @@ def verify(source, weights_folder, device, threads, max_pixels, quiet):
         click.echo(f"{_shown(source)}: ok", err=True)
 
 
+def _list(context, option, value: str) -> list[str]:
+    return [part for part in value.split(",") if part]
+
+
+@cli.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--models", default="lite-local", show_default=True, callback=_list, help="Our models, by comma.")
+@click.option("--qualities", default="0,10,20,30,40,50,60,70,80,90,100", show_default=True, callback=_list)
+@click.option("--against", default="jpeg,webp,avif", show_default=True, callback=_list, help="Codecs of Pillow's; also jpeg420.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("eval"), show_default=True, help="For files and results.json.")
+@device_option
+@threads_option
+def evaluate(folder, models, qualities, against, out, device, threads):
+    """Measure bytes, PSNR and times on the lossless images of FOLDER, beside other codecs."""
+    try:
+        qualities = [float(q) for q in qualities]
+    except ValueError as error:
+        raise click.UsageError(f"--qualities: {error}") from error
+    import torch
+
+    from .evaluate import run
+
+    if threads:
+        torch.set_num_threads(threads)
+    click.echo(run.table(run.evaluate(folder, models, qualities, against, out, device)))
+
+
 @cli.group()
 def train():
     """Train models on a folder of images, and export them as weights files."""
@@ -198,6 +225,9 @@ def _training_options(command):
         click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
         click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
         click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
+        click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
+                     help="Side in the last fifth of the budget, with half the batch if larger."),
+        click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
         click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
         click.option("--config", default="{}", metavar="JSON", callback=_json,
                      help="Sizes that differ from the architecture's defaults."),
@@ -209,12 +239,12 @@ def _training_options(command):
     return command
 
 
-def _prepare(device: str, threads: int | None, crop: int):
+def _prepare(device: str, threads: int | None, *crops: int):
     """-> torch device; common to both kinds of training."""
     import torch
 
-    if crop % 64:
-        raise click.UsageError("--crop must be a multiple of 64")
+    if any(crop % 64 for crop in crops):
+        raise click.UsageError("--crop and --last-crop must be multiples of 64")
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
@@ -229,7 +259,7 @@ def _prepare(device: str, threads: int | None, crop: int):
 @_training_options
 def train_transforms(folder, architecture, entropy_config, checkpoint, device, threads, config, **options):
     """Train transforms jointly with a hyperprior on the images of FOLDER."""
-    device = _prepare(device, threads, options["crop"])
+    device = _prepare(device, threads, options["crop"], options["last_crop"])
     from .train import stages
 
     stages.train_transforms(folder, checkpoint, device, name=architecture, config=config, entropy_config=entropy_config, **options)
@@ -242,7 +272,7 @@ def train_transforms(folder, architecture, entropy_config, checkpoint, device, t
 @_training_options
 def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
     """Train the entropy model NAME on the frozen latents of exported transforms."""
-    device = _prepare(device, threads, options["crop"])
+    device = _prepare(device, threads, options["crop"], options["last_crop"])
     from . import weights
     from .train import stages
 

@@ -52,7 +52,7 @@ class LogGain(LevelTable):
     """Positive per-channel factors, log-interpolated over quality: (B, C, h, w) -> the same, scaled."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        return x * super().forward(level).exp()[:, :, None, None].to(x.dtype)
+        return x * super().forward(level).exp()[:, :, None, None]
 
 
 class PatchTransforms(nn.Module):

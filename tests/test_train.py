@@ -34,7 +34,7 @@ def held_out_losses(output: bytes) -> list[float]:
 
 def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("--batch", "2", "--crop", "64", "--threads", "1")
+    options = ("--batch", "2", "--crop", "64", "--last-crop", "128", "--threads", "1")
     small = ("--config", SMALL, "--entropy-config", SMALL_ENTROPY)
     first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.03", *small, *options).stdout)
     steps = torch.load("t.pt", weights_only=True)["step"]
@@ -59,7 +59,7 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     transforms, _ = weights.load(path)
     checkpoint = tmp_path / "e.pt"
     config = json.loads(SMALL_ENTROPY)
-    options = {"minutes": 0.02, "batch": 2, "crop": 64, "learning_rate": 1e-3}
+    options = {"minutes": 0.02, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
     stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")
     assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]

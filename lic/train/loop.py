@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
-LAST_PART = 0.8  # from this share of the budget on, crops have twice the side
+LAST_PART = 0.8  # from this share of the budget on, crops have the side `last_crop`
 
 
 def save(path: Path, state: dict) -> None:
@@ -33,6 +33,7 @@ def fit(
     minutes: float,
     batch: int,
     crop: int,
+    last_crop: int,
     learning_rate: float,
     save_every: float = 120.0,
     seed: int = 0,
@@ -41,6 +42,7 @@ def fit(
 
     Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
+    Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
     """
     device = next(model.parameters()).device
@@ -70,8 +72,8 @@ def fit(
         progress = seconds / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1 - progress, (step + 1) / 200)
-        late = progress >= LAST_PART
-        x = pictures.crops(max(batch // 2, 1) if late else batch, 2 * crop if late else crop, generator)
+        late = progress >= LAST_PART and last_crop > crop
+        x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
         x = x.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             value, metrics = loss(model, x, generator)

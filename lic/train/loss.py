@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..container import LEVELS
-from ..entropy.base import EntropyModel, rate
+from ..entropy.base import EntropyModel, Rate, rate
 
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
 
@@ -22,8 +22,7 @@ def draw_levels(count: int, generator: torch.Generator) -> Tensor:
 
 def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """lambda 255^2 MSE + bits per pixel, averaged with weights that give all qualities a like say."""
-    y = transforms.analysis(x, level)
-    coded = rate(entropy, y, level, noisy=True)
+    coded = _rate(entropy, transforms.analysis(x, level), level, noisy=True)
     x_hat = transforms.synthesis(coded.y_dec, level).float()
     mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
     bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
@@ -35,11 +34,17 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
 def bits_only(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """Bits per pixel of frozen latents, weighted likewise; only `entropy` gets a gradient."""
     with torch.no_grad():
-        y = torch.round(transforms.analysis(x, level).float())
-    coded = rate(entropy, y, level, noisy=False)
+        y = transforms.analysis(x, level)
+    coded = _rate(entropy, y, level, noisy=False)
     bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
     loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * bpp
     return loss.mean(), {"bpp": bpp.detach().mean()}
+
+
+def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
+    """rate() in float32 whatever the transforms run in: bfloat16 cannot tell a latent of 100 from one of 100.4."""
+    with torch.autocast(y.device.type, enabled=False):
+        return rate(entropy, y.float(), level, noisy)
 
 
 def psnr(mse: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from lic.evaluate import metrics
+
+# published points (bits per pixel, dB) on Kodak, from the anchors' own result files
+VTM = [(0.0754, 28.08), (0.1587, 30.27), (0.3017, 32.69), (0.5263, 35.30), (0.8536, 37.98), (1.2957, 40.57)]
+JPEG = [(0.2212, 23.78), (0.5084, 29.04), (0.9, 32.2), (1.4, 34.9), (2.4, 38.6), (3.5, 41.5)]
+
+
+def test_psnr_of_known_differences():
+    a = np.full((4, 5, 3), 100, np.uint8)
+    assert metrics.psnr(a, a) == float("inf")
+    assert metrics.psnr(a, a + 1) == pytest.approx(20 * np.log10(255))
+    assert metrics.psnr(a, 255 - 0 * a) == pytest.approx(20 * np.log10(255 / 155))
+
+
+def test_bd_rate_of_scaled_rates_is_the_scale():
+    more = [(1.25 * bpp, dB) for bpp, dB in VTM]
+    assert metrics.bd_rate(VTM, more) == pytest.approx((25.0, 28.08, 40.57))
+    assert metrics.bd_rate(more, VTM)[0] == pytest.approx(-20.0)
+    assert metrics.bd_rate(VTM, VTM[::-1])[0] == pytest.approx(0.0)
+
+
+def test_bd_rate_equals_scipys_pchip():
+    """scipy 1.x: PchipInterpolator(dB, log(bpp)).integrate over the overlap gives these."""
+    rate, low, high = metrics.bd_rate(VTM, JPEG)
+    assert (low, high) == (28.08, 40.57)
+    assert rate == pytest.approx(215.77488824898955, abs=1e-6)
+
+
+def test_bd_rate_can_be_cut_to_rates_of_the_test():
+    assert metrics.bd_rate(VTM, JPEG, (0.5084, 1.4))[1:] == pytest.approx((29.04, 34.9))
+
+
+def test_no_overlap_is_nan():
+    assert np.isnan(metrics.bd_rate([(0.1, 20), (0.2, 21), (0.3, 22)], VTM)[0])
