@@ -269,6 +269,7 @@ def train_transforms(folder, architecture, entropy_config, checkpoint, device, t
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint to take common parts from.")
 @_training_options
 def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
     """Train the entropy model NAME on the frozen latents of exported transforms."""

@@ -63,6 +63,11 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")
     assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]
+    other = tmp_path / "other.pt"
+    common = {"name": entropy_name, "config": config, "start": checkpoint}
+    stages.train_entropy(folder, other, transforms, locate.fingerprint_of(path), **common, **options | {"learning_rate": 0.0})
+    adopted, original = (torch.load(p, weights_only=True)["average"] for p in (other, checkpoint))
+    assert all(torch.equal(adopted[key], original[key]) for key in original)
     model, meta = weights.load(written[0])
     assert meta["transforms"] == locate.fingerprint_of(path)
     assert model.latents == 24

@@ -50,8 +50,22 @@ def train_transforms(
     )  # fmt: skip
 
 
-def train_entropy(folder: Path, checkpoint: Path, transforms: nn.Module, fingerprint: str, *, name: str, config: dict, **options) -> None:
-    """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint)."""
+def train_entropy(
+    folder: Path,
+    checkpoint: Path,
+    transforms: nn.Module,
+    fingerprint: str,
+    *,
+    name: str,
+    config: dict,
+    start: Path | None = None,
+    **options,
+) -> None:
+    """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint).
+
+    `start`: a checkpoint of either stage; whatever its entropy model has in common with this one (same name,
+    same shape) starts from there, the hyper networks above all.
+    """
     device = next(transforms.parameters()).device
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(device)
@@ -61,6 +75,8 @@ def train_entropy(folder: Path, checkpoint: Path, transforms: nn.Module, fingerp
     if not checkpoint.exists():
         x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
         linear_start.initialise_scales(transforms, entropy, x)
+        if start:
+            _adopt(entropy, start)
 
     def batch_loss(model, x, generator):
         return loss.bits_only(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
@@ -69,3 +85,10 @@ def train_entropy(folder: Path, checkpoint: Path, transforms: nn.Module, fingerp
         entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
         config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
     )  # fmt: skip
+
+
+def _adopt(entropy: nn.Module, start: Path) -> None:
+    own = entropy.state_dict()
+    there = torch.load(start, map_location="cpu", weights_only=True)["average"]
+    there = {key.removeprefix("entropy."): value for key, value in there.items()}
+    entropy.load_state_dict({key: there[key] for key in own if key in there and there[key].shape == own[key].shape}, strict=False)
