@@ -5,7 +5,7 @@ from pathlib import Path
 from .errors import MissingWeights
 
 _PACKAGE = Path(__file__).resolve().parent
-FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")  # of an installed package, of a checkout
+FOLDERS = (_PACKAGE / "_weights", _PACKAGE.parent / "weights")  # of an installed package, of a checkout
 
 
 def _find(pattern: str, what: str, folders: tuple[Path, ...]) -> Path:

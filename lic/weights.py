@@ -84,7 +84,10 @@ def load_models(path: Path, device: torch.device) -> Models:
         raise BadWeights(f"{path.name}: these are weights of transforms, not of an entropy model")
     transforms, _ = load(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)))
     transforms.to(memory_format=torch.channels_last)
-    return Models(transforms.to(device), entropy.to(device), bytes.fromhex(locate.fingerprint_of(path)))
+    entropy.to(device)
+    if device.type != "cpu" and self_test(entropy) != meta["self_test"]:
+        raise BadWeights(f"{path.name}: the self-test gives other numbers on {device}; use --device cpu")
+    return Models(transforms.to(device), entropy, bytes.fromhex(locate.fingerprint_of(path)))
 
 
 def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, config: dict, transforms: str = "") -> Path:
@@ -113,11 +116,12 @@ def _compact(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def self_test(model: EntropyModel) -> str:
     """Checksum of the tables that a frozen model chooses for a small known input: integers, the same everywhere."""
-    h, w, level = 8, 8, torch.tensor([2085])
+    device = model.hyper.prior.values.device
+    h, w, level = 8, 8, torch.tensor([2085], device=device)
     N, M = model.hyper.prior.values.shape[1] // 2, model.latents
-    z_hat = (torch.arange(N * 4).reshape(1, N, 2, 2) * 37 % 11 - 5).double()
-    y_hat = (torch.arange(M * h * w).reshape(1, M, h, w) * 61 % 23 - 11).double()
+    z_hat = torch.arange(N * 4, device=device).reshape(1, N, 2, 2) * 37 % 11 - 5
+    y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
     side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level)
-    at = torch.arange(model.groups * h * w)
+    at = torch.arange(model.groups * h * w, device=device)
     chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_hat.shape))]
-    return f"{zlib.crc32(b''.join(x.contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"
+    return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"
