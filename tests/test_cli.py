@@ -99,6 +99,12 @@ def test_info_needs_no_weights_and_no_decoding():
     assert "not installed" in text
 
 
+def test_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "lic", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == lic("--version").stdout.decode()
+    assert done.stdout.startswith("lic 0.")
+
+
 def test_help_version_and_info_do_not_import_torch():
     script = "import sys; from lic import cli\ntry: cli.main()\nfinally: assert 'torch' not in sys.modules"
     for args in (["--help"], ["--version"], ["encode", "--help"], ["info", str(GOLDEN)], ["decode", str(SAMPLE), "x.png"], ["encode"]):

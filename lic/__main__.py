@@ -1,0 +1,5 @@
+"""`python -m lic`: the command line without installing."""
+
+from .cli import main
+
+main()
