@@ -34,11 +34,11 @@ def held_out_losses(output: bytes) -> list[float]:
 
 def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("--batch", "2", "--crop", "64", "--last-crop", "128", "--threads", "1")
+    options = ("--batch", "2", "--crop", "64", "--last-crop", "128", "--threads", "1", "--learning-rate", "0.004")
     small = ("--config", SMALL, "--entropy-config", SMALL_ENTROPY)
-    first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.03", *small, *options).stdout)
+    first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.001", *small, *options).stdout)
     steps = torch.load("t.pt", weights_only=True)["step"]
-    second = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.15", *small, *options).stdout)
+    second = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.25", *small, *options).stdout)
     assert torch.load("t.pt", weights_only=True)["step"] > steps > 0
     assert second[-1] < first[-1]
     exported = lic("train", "export", "t.pt", "--name", "small", "--folder", "w").stdout.decode().split()

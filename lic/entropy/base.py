@@ -123,7 +123,7 @@ class Rate(NamedTuple):
 
     bits: Tensor  # (B,) float32, of y
     z_bits: Tensor  # (B,) float32, of z
-    y_dec: Tensor  # (B, M, h, w): the latent as the synthesis sees it, gradient straight through
+    y_dec: Tensor  # (B, M, h, w): the latent as the synthesis sees it; if noisy, gradient straight through to y
 
 
 def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
@@ -142,7 +142,8 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
     y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), mean, t)
-    y_dec = y_hat + (gaussian.centroid(y_hat, mean, t) - y_hat).detach()
+    offset = gaussian.centroid(y_hat, mean, t) - y_hat
+    y_dec = y_hat + (offset.detach() if noisy else offset)
     return Rate(y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y_dec)
 
 

@@ -60,7 +60,6 @@ def bits(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     return -torch.log2(_Bounded.apply(p, 1e-9, 2.0))
 
 
-@torch.no_grad()
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     """E[y | round(y) = y_hat] under the Gaussian: the decoder's best guess of the real latent, float32.
 

@@ -1,7 +1,10 @@
 """`local`: hyperprior plus a 5x5 causal window of decoded latents (Minnen et al. 2018), in wavefronts.
 
-z_hat ─ h_s ─► features ─────────┐
-y_hat ─ causal 5x5 ─► context ───┴─ two layers ─► mean, scale
+    z_hat ─ h_s ─► features ─────────┬───────────────────┐
+    y_hat ─ causal 5x5 ─► context ───┴─ layer ─► hidden ─┴─ linear ─► mean, scale
+
+The features reach the last layer directly too, so that a hyperprior is a `local` whose hidden features do not
+matter yet: training can start from one.
 """
 
 from dataclasses import dataclass
@@ -39,7 +42,7 @@ class Local(EntropyModel):
         self.taps = orders.causal_taps(orders.wavefront(8, 8, REACH), REACH)
         self.context = ExactLinear(len(self.taps) * config.latents, config.context)
         self.hidden = ExactLinear(config.context + config.side, config.hidden)
-        self.head = Head(config.hidden, config.latents, config.anchors)
+        self.head = Head(config.side + config.hidden, config.latents, config.anchors)
 
     def order(self, h: int, w: int) -> Tensor:
         return orders.wavefront(h, w, REACH)[None]
@@ -47,4 +50,5 @@ class Local(EntropyModel):
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         context = leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
-        return self.head(leaky(self.hidden(torch.cat((context, features), -1))), side.level)
+        hidden = leaky(self.hidden(torch.cat((context, features), -1)))
+        return self.head(torch.cat((features, hidden), -1), side.level)

@@ -79,7 +79,7 @@ def train_entropy(
             _adopt(entropy, start)
 
     def batch_loss(model, x, generator):
-        return loss.bits_only(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
+        return loss.latent_rate_distortion(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
 
     fit(
         entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
@@ -88,7 +88,14 @@ def train_entropy(
 
 
 def _adopt(entropy: nn.Module, start: Path) -> None:
-    own = entropy.state_dict()
+    """Copy parameters of equal name; a matrix with more inputs than the other's takes those first, the rest are zero."""
     there = torch.load(start, map_location="cpu", weights_only=True)["average"]
     there = {key.removeprefix("entropy."): value for key, value in there.items()}
-    entropy.load_state_dict({key: there[key] for key in own if key in there and there[key].shape == own[key].shape}, strict=False)
+    for key, own in entropy.state_dict().items():
+        other = there.get(key)
+        if other is None or other.ndim != own.ndim:
+            continue
+        if own.shape == other.shape:
+            own.copy_(other)
+        elif own.ndim == 2 and len(own) == len(other) and own.shape[1] > other.shape[1]:
+            own.zero_()[:, : other.shape[1]] = other.to(own.device)
