@@ -80,18 +80,22 @@ def frequencies(index: int, fraction: int) -> np.ndarray:
 
 
 @cache
-def _model(index: int, fraction: int):
-    """constriction adds one to each entry of integers that sum to 2^24 - n: exactly our frequencies."""
-    return stream.model.Categorical((frequencies(index, fraction) - 1).astype(np.float64), perfect=False)
+def _models() -> tuple[list, np.ndarray]:
+    """Models of all tables, by index << MEAN_BITS | fraction, and L of every scale.
+
+    constriction adds one to each entry of integers that sum to 2^24 - n: exactly our frequencies.
+    """
+    tables = (frequencies(index, fraction) for index in range(SCALES) for fraction in range(1 << MEAN_BITS))
+    models = [stream.model.Categorical((table - 1).astype(np.float64), perfect=False) for table in tables]
+    return models, np.array([half_width(index) for index in range(SCALES)])
 
 
 def _tables(mean: Tensor, index: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
     """Flat int64 means and scale indexes -> base and L of every latent, and its model."""
     mean, index = mean.cpu().numpy(), index.cpu().numpy()
     keys = index << MEAN_BITS | mean & (1 << MEAN_BITS) - 1
-    models = {k: _model(k >> MEAN_BITS, k & (1 << MEAN_BITS) - 1) for k in np.unique(keys).tolist()}
-    widths = np.array([half_width(i) for i in range(SCALES)])
-    return mean >> MEAN_BITS, widths[index], [models[k] for k in keys.tolist()]
+    models, widths = _models()
+    return mean >> MEAN_BITS, widths[index], list(map(models.__getitem__, keys.tolist()))
 
 
 _LENGTH = stream.model.Uniform(ESCAPE_BITS)
