@@ -155,7 +155,7 @@ class Reader:
             for i in np.flatnonzero(symbols == 0).tolist():
                 bits = decode(_LENGTH)
                 d[i] = _unfold((1 << bits) + (decode(stream.model.Uniform(1 << bits)) if bits else 0))
-        except (KeyboardInterrupt, MemoryError):
+        except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # constriction panics with a BaseException of its own
             raise Corrupt("damaged: the entropy coder met an impossible stream") from error

@@ -88,3 +88,15 @@ def test_garbage_ends_in_corrupt_or_in_other_latents():
         except Corrupt:
             noticed += 1
     assert noticed >= 40  # the container's checksums are for the rest
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_is_no_damage(stop):
+    class Interrupted:
+        def decode(self, model):
+            raise stop
+
+    reader = coders.Reader(b"")
+    reader._decoder = Interrupted()
+    with pytest.raises(stop):
+        reader.code(*latents(3)[:2])
