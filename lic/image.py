@@ -25,6 +25,8 @@ def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             Image.init()
             image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
         check_size(*image.size, max_pixels)
+        if _is_deep(image, data):
+            raise Unsupported("more than 8 bits per sample are not supported yet")
         image.load()
     except UnidentifiedImageError as error:
         raise LicError("not an image that Pillow can read") from error
@@ -33,6 +35,23 @@ def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise LicError(f"cannot read the image: {error}") from error
     return image
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """True for colour samples of more than 8 bits, which Pillow would cut to 8 without a word. Before load()."""
+    if image.mode in _REFUSED:
+        return False  # told by to_samples, more precisely
+    if image.format == "AVIF":  # high_bitdepth in the AV1 codec configuration box
+        at = data.find(b"av1C")
+        return at >= 0 and bool(data[at + 6 : at + 7] and data[at + 6] & 0x40)
+    if image.format == "JPEG2000":  # Ssiz of the first component in the SIZ marker segment
+        at = data.find(b"\xff\x51")
+        return at >= 0 and bool(data[at + 40 : at + 41] and data[at + 40] & 0x7F > 7)
+    for tile in image.tile:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if ";16" in str(arguments[0]) or (image.format == "PPM" and len(arguments) > 1 and arguments[1] > 255):
+            return True
+    return False
 
 
 def to_samples(image: Image.Image) -> tuple[np.ndarray, bytes | None]:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -57,6 +59,34 @@ def test_16_bit_png_is_refused():
         image.to_samples(image.open_bytes(saved(Image.fromarray(np.full((4, 4), 700, np.uint16)), "PNG")))
 
 
+def png_of_16_bit_colour() -> bytes:
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head, rows = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0), zlib.compress(bytes(2 * (1 + 2 * 6)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def tiff_of_16_bit_colour() -> bytes:
+    entries = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 140), (277, 3, 1, 3),
+               (278, 3, 1, 2), (279, 4, 1, 24), (284, 3, 1, 1)]  # fmt: skip
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return b"II*\0\x08\0\0\0" + table + struct.pack("<HHH", 16, 16, 16) + bytes(24)
+
+
+@pytest.mark.parametrize("make", [png_of_16_bit_colour, tiff_of_16_bit_colour, lambda: b"P6 2 2 65535\n" + bytes(24)])
+def test_deep_colour_is_refused_where_pillow_would_cut_it(make):
+    data = make()
+    assert Image.open(io.BytesIO(data)).mode == "RGB"
+    with pytest.raises(Unsupported, match="more than 8 bits"):
+        image.open_bytes(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000"])
+def test_8_bit_colour_of_every_format_is_read(format):
+    assert image.open_bytes(saved(Image.fromarray(RGB), format)).size == (7, 5)
+
+
 def test_animation_is_refused():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -70,6 +100,8 @@ def test_exif_orientation_is_applied():
     samples, _ = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", exif=exif)))
     assert samples.shape == (7, 5, 3)
     assert np.array_equal(samples, np.rot90(RGB, -1))
+    opaque = saved(Image.fromarray(RGB).convert("RGBA"), "PNG", exif=exif)
+    assert np.array_equal(image.to_samples(image.open_bytes(opaque))[0], np.rot90(RGB, -1))
 
 
 def test_profile_is_kept_and_written():

@@ -63,8 +63,7 @@ def train_entropy(
 ) -> None:
     """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint).
 
-    `start`: a checkpoint of either stage; whatever its entropy model has in common with this one (same name,
-    same shape) starts from there, the hyper networks above all.
+    `start`: a checkpoint of either stage; what its entropy model has in common with this one starts from there (_adopt).
     """
     device = next(transforms.parameters()).device
     M = transforms.config.latents
