@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAMPLE := tests/data/sample.png
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint eval bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -24,6 +24,17 @@ test: $(VENV)/ready ## run the tests
 
 lint: $(VENV)/ready ## check style
 	$(BIN)/ruff check .
+
+KODAK ?= kodak
+eval: $(VENV)/ready-eval ## measure what the README shows: make eval KODAK=folder of the 24 Kodak images
+	$(BIN)/lic eval $(KODAK) --against jpeg,jpeg420,webp,avif,jxl --bits --out eval
+
+bench: $(VENV)/ready-eval ## time and memory over the size of a picture
+	$(BIN)/lic bench --out eval
+
+$(VENV)/ready-eval: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[eval]'
+	touch $@
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache

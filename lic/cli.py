@@ -1,5 +1,7 @@
 """The command line: arguments in, one call, errors to exit codes. torch is imported only by the work itself.
 
+Here are the commands for using the codec; those for training and measuring it are in workshop.py.
+
 Exit codes: 0 done; 1 an input could not be processed; 2 wrong usage; 130 interrupted; 143 terminated.
 """
 
@@ -13,22 +15,14 @@ from pathlib import Path
 
 import click
 
-from . import __version__, container, files, locate
+from . import __version__, container, files, locate, workshop
 from .errors import LicError, MissingWeights
+from .options import device_option, pixels_option, quiet_option, threads_option, weights_option
 
 PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
-
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", envvar="LIC_DEVICE",
-                             show_default=True, help="Where to compute; files do not depend on it.")  # fmt: skip
-threads_option = click.option("--threads", type=click.IntRange(1), envvar="LIC_THREADS", help="CPU threads [default: all].")
-pixels_option = click.option("--max-pixels", type=click.IntRange(1), default=container.MAX_PIXELS, show_default=True,
-                             help="Refuse larger images.")  # fmt: skip
-weights_option = click.option("--weights", "weights_folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
-                              help="Folder of further weights files.")  # fmt: skip
-quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -176,122 +170,8 @@ def verify(source, weights_folder, device, threads, max_pixels, quiet):
         click.echo(f"{_shown(source)}: ok", err=True)
 
 
-def _list(context, option, value: str) -> list[str]:
-    return [part for part in value.split(",") if part]
-
-
-@cli.command("eval")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--models", default="lite-local", show_default=True, callback=_list, help="Our models, by comma.")
-@click.option("--qualities", default="0,10,20,30,40,50,60,70,80,90,100", show_default=True, callback=_list)
-@click.option("--against", default="jpeg,webp,avif", show_default=True, callback=_list, help="Codecs of Pillow's; also jpeg420.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("eval"), show_default=True, help="For files and results.json.")
-@device_option
-@threads_option
-def evaluate(folder, models, qualities, against, out, device, threads):
-    """Measure bytes, PSNR and times on the lossless images of FOLDER, beside other codecs."""
-    try:
-        qualities = [float(q) for q in qualities]
-    except ValueError as error:
-        raise click.UsageError(f"--qualities: {error}") from error
-    import torch
-
-    from .evaluate import run
-
-    if threads:
-        torch.set_num_threads(threads)
-    click.echo(run.table(run.evaluate(folder, models, qualities, against, out, device)))
-
-
-@cli.group()
-def train():
-    """Train models on a folder of images, and export them as weights files."""
-
-
-def _json(context, option, value: str) -> dict:
-    try:
-        fields = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise click.BadParameter("not a JSON object")
-    return fields
-
-
-def _training_options(command):
-    for option in reversed((
-        click.option("--out", "checkpoint", type=click.Path(path_type=Path), required=True,
-                     help="Checkpoint file; resumed from if it exists."),
-        click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
-        click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
-        click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
-        click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
-                     help="Side in the last fifth of the budget, with half the batch if larger."),
-        click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
-        click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
-        click.option("--config", default="{}", metavar="JSON", callback=_json,
-                     help="Sizes that differ from the architecture's defaults."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        device_option,
-        threads_option,
-    )):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def _prepare(device: str, threads: int | None, *crops: int):
-    """-> torch device; common to both kinds of training."""
-    import torch
-
-    if any(crop % 64 for crop in crops):
-        raise click.UsageError("--crop and --last-crop must be multiples of 64")
-    if threads:
-        torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-@train.command("transforms")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
-@click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="The same for the hyperprior.")
-@_training_options
-def train_transforms(folder, architecture, entropy_config, checkpoint, device, threads, config, **options):
-    """Train transforms jointly with a hyperprior on the images of FOLDER."""
-    device = _prepare(device, threads, options["crop"], options["last_crop"])
-    from .train import stages
-
-    stages.train_transforms(folder, checkpoint, device, name=architecture, config=config, entropy_config=entropy_config, **options)
-
-
-@train.command("entropy")
-@click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
-@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint to take common parts from.")
-@_training_options
-def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
-    """Train the entropy model NAME on the frozen latents of exported transforms."""
-    device = _prepare(device, threads, options["crop"], options["last_crop"])
-    from . import weights
-    from .train import stages
-
-    path = locate.by_name(model)
-    transforms, _ = weights.load(path)
-    stages.train_entropy(folder, checkpoint, transforms.to(device), locate.fingerprint_of(path), name=name, config=config, **options)
-
-
-@train.command("export")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", default="lite", show_default=True, help="Name of the transforms.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
-def train_export(checkpoint, name, folder):
-    """Write a checkpoint's averaged weights as weights files: fp16 transforms, integer entropy models."""
-    from .train import export
-
-    for path in export.export(checkpoint, name, folder):
-        click.echo(path)
+for command in workshop.COMMANDS:
+    cli.add_command(command)
 
 
 def _one_line(error: BaseException) -> str:

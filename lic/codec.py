@@ -7,6 +7,8 @@ Analysis and synthesis are float: what the encoder decided is in the file, and p
 level between machines. Between y_hat and payload there are only integers: the same on every machine.
 """
 
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ class Codec:
     model, entropy: names of the weights to encode with; a file names the ones to decode with.
     device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
+    seconds: how long the last call spent on loading weights, on transforms and on entropy coding.
     """
 
     def __init__(
@@ -49,21 +52,31 @@ class Codec:
         self.device = torch.device(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def path(self) -> Path:
+        """The entropy weights that it encodes with."""
+        return locate.by_name(self.name, self.folders)
 
     @torch.inference_mode()
     def encode(self, picture: Image.Image, quality: float = QUALITY) -> bytes:
         """A Pillow image -> the bytes of a .lic file. quality: 0 (smallest) .. 100 (best)."""
+        self.seconds = {}
         container.check_size(*picture.size, self.max_pixels)
         samples, profile = image.to_samples(picture)
         level = _level(quality)
-        models = weights.load_models(locate.by_name(self.name, self.folders), self.device)
+        with self._timed("load"):
+            models = weights.load_models(self.path, self.device)
 
-        levels = torch.tensor([level], device=self.device)
-        x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
-        y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
-        y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT).long()
-        writer = coders.Writer()
-        base.write(models.entropy, y_hat, levels, writer)
+        with self._timed("transform"):
+            levels = torch.tensor([level], device=self.device)
+            x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
+            y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
+            y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT).long()
+        with self._timed("entropy"):
+            writer = coders.Writer()
+            base.write(models.entropy, y_hat, levels, writer)
 
         height, width, _ = samples.shape
         header = Header(width, height, models.fingerprint, level, _checksum(y_hat), profile)
@@ -72,23 +85,40 @@ class Codec:
     @torch.inference_mode()
     def decode(self, data: bytes) -> Image.Image:
         """The bytes of a .lic file -> a Pillow image. Raises LicError, and nothing else, for any bad input."""
+        header, models, latents = self.read(data)
+
+        with self._timed("transform"):
+            levels = torch.tensor([header.level], device=self.device)
+            y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(latents.mean, latents.index))
+            x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), levels)
+            x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
+        return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
+
+    @torch.inference_mode()
+    def read(self, data: bytes) -> tuple[Header, weights.Models, base.Decoded]:
+        """The first half of `decode`: the latents in the bytes of a .lic file, checked, and the models they belong to."""
+        self.seconds = {}
         header, payload = container.unpack(data)
         container.check_size(header.width, header.height, self.max_pixels)
-        path = locate.by_fingerprint(header.weights.hex(), self.folders)
-        models = weights.load_models(path, self.device)
+        with self._timed("load"):
+            models = weights.load_models(locate.by_fingerprint(header.weights.hex(), self.folders), self.device)
 
-        levels = torch.tensor([header.level], device=self.device)
-        h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
-        reader = coders.Reader(payload)
-        y_hat, mean, index = base.read(models.entropy, h, w, levels, reader)
-        reader.finish()
-        if _checksum(y_hat) != header.symbols:
+        with self._timed("entropy"):
+            h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
+            reader = coders.Reader(payload)
+            latents = base.read(models.entropy, h, w, torch.tensor([header.level], device=self.device), reader)
+            reader.finish()
+        if _checksum(latents.y_hat) != header.symbols:
             raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
-        y_dec = gaussian.centroid(y_hat.float(), *gaussian.from_index(mean, index))
-        x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), levels)
+        return header, models, latents
 
-        x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
-        return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
+    @contextmanager
+    def _timed(self, stage: str):
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # kernels run on after the call that starts them
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def _level(quality: float) -> int:

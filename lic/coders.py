@@ -167,6 +167,23 @@ class Reader:
             raise Corrupt("damaged: data left over after the last latent")
 
 
+def bits(mean: Tensor, index: Tensor, y: Tensor) -> np.ndarray:
+    """What each latent costs by the tables of a Writer, escape included: (n,) int64 each -> (n,) float64."""
+    mean, index, y = (x.cpu().numpy() for x in (mean, index, y))
+    keys = index << MEAN_BITS | mean & (1 << MEAN_BITS) - 1
+    L = _models()[1][index]
+    d = y - (mean >> MEAN_BITS)
+    escaped = (d < -L) | (d > L + 1)
+    symbols = np.where(escaped, 0, d + L + 1)
+    result = np.empty(len(keys))
+    for key in np.unique(keys).tolist():
+        cost = PRECISION - np.log2(frequencies(key >> MEAN_BITS, key & (1 << MEAN_BITS) - 1))
+        result[keys == key] = cost[symbols[keys == key]]
+    for i in np.flatnonzero(escaped).tolist():
+        result[i] += float(np.log2(ESCAPE_BITS)) + _fold(int(d[i])).bit_length() - 1
+    return result
+
+
 class Estimator:
     """Counts the bits that a Writer would need, by its own tables."""
 
@@ -174,11 +191,5 @@ class Estimator:
         self.bits = 0.0
 
     def code(self, mean: Tensor, index: Tensor, y: Tensor) -> Tensor:
-        base, L, _ = _tables(mean, index)
-        d = y.cpu().numpy() - base
-        for i, f, width, value in zip(index.tolist(), (mean & (1 << MEAN_BITS) - 1).tolist(), L.tolist(), d.tolist(), strict=True):
-            inside = -width <= value <= width + 1
-            self.bits += PRECISION - float(np.log2(frequencies(i, f)[value + width + 1 if inside else 0]))
-            if not inside:
-                self.bits += float(np.log2(ESCAPE_BITS)) + _fold(value).bit_length() - 1
+        self.bits += float(bits(mean, index, y).sum())
         return y

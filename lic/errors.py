@@ -27,3 +27,7 @@ class MissingWeights(LicError):
 
 class BadWeights(LicError):
     """A weights file is damaged, does not fit its architecture or fails its self-test."""
+
+
+class MissingExtra(LicError):
+    """An optional package that this needs is not installed."""

@@ -16,6 +16,11 @@ def _find(pattern: str, what: str, folders: tuple[Path, ...]) -> Path:
     return found[0]
 
 
+def names(folders: tuple[Path, ...] = FOLDERS) -> list[str]:
+    """What all current weights are called."""
+    return sorted({name_of(path) for folder in folders for path in folder.glob("*.safetensors")})
+
+
 def by_name(name: str, folders: tuple[Path, ...] = FOLDERS) -> Path:
     """The current weights called `name`."""
     return _find(f"{name}.*.safetensors", f"called {name}", folders)

@@ -1,40 +1,170 @@
-"""`lic eval` on a small picture: real files, sizes and PSNR that can be checked by hand, a table with every curve."""
+"""`lic eval` and `lic bench` on a small picture: figures that can be checked by hand, resumption, every output."""
 
+import csv
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, TINY
 from PIL import Image
 
-from lic.errors import LicError
-from lic.evaluate import metrics, run
+from lic.codec import Codec
+from lic.errors import LicError, MissingExtra
+from lic.evaluate import bench, bits, metrics, neighbours, plots, published, report, rivals, run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    Image.open(DATA / "sample.png").crop((0, 60, 192, 188)).save(folder / "a.png")
+    Image.open(DATA / "sample.png").crop((0, 60, 192, 252)).save(folder / "a.png")
     return folder
 
 
-def test_results_are_those_of_the_files(folder, tmp_path):
-    results = run.evaluate(folder, ["lite-hyperprior"], [20, 50, 80], ["jpeg"], tmp_path, "cpu")
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def results(folder, out):
+    results = run.evaluate(folder, ["lite-hyperprior"], [20, 50, 80], ["jpeg"], out)
+    report.write(results, out)
+    return results
+
+
+def test_rows_are_those_of_the_files(folder, out, results):
     row = next(r for r in results["rows"] if r["codec"] == "jpeg" and r["quality"] == 50)
-    path = tmp_path / "files" / "a-jpeg-50"
+    path = out / "files" / "a-jpeg-50"
     assert row["bytes"] == path.stat().st_size
-    original = np.asarray(Image.open(folder / "a.png"))
-    assert row["psnr"] == metrics.psnr(original, np.asarray(Image.open(path)))
-    assert row["bpp"] == 8 * row["bytes"] / (192 * 128)
-    assert (tmp_path / "files" / "a-lite-hyperprior-50").read_bytes()[1:4] == b"LIC"
-    text = run.table(results)
-    assert "lite-hyperprior  against jpeg" in text
-    assert [p["quality"] for p in results["curves"]["lite-hyperprior"]] == [20, 50, 80]
+    original, decoded = (np.asarray(Image.open(p)) for p in (folder / "a.png", path))
+    assert row["psnr"] == metrics.psnr(original, decoded)
+    assert row["ms_ssim"] == metrics.ms_ssim(original, decoded)
+    assert row["bpp"] == 8 * row["bytes"] / (192 * 192)
+    assert (out / "files" / "a-lite-hyperprior-50").read_bytes()[1:4] == b"LIC"
+    ours = results["curves"]["lite-hyperprior"]
+    assert [p["quality"] for p in ours] == [20, 50, 80]
+    assert ours[0]["decode_transform_s"] + ours[0]["decode_entropy_s"] <= ours[0]["decode_s"]
+    assert results["process"]["lite-hyperprior"]["decode"][0] > 0
+
+
+def test_what_is_written_and_shown(out, results):
+    written = json.loads((out / "results.json").read_text())
+    assert written.pop("bd_rates") == report.bd_rates(results)
+    assert written["rows"] == results["rows"]
+    rows, means = (list(csv.DictReader((out / name).read_text().splitlines())) for name in ("images.csv", "means.csv"))
+    assert [int(row["bytes"]) for row in rows] == [row["bytes"] for row in results["rows"]]
+    assert [row["psnr"] for row in means] == [row["psnr"] for row in rows]  # one image
+    text = report.table(results)
+    assert "lite-hyperprior    against jpeg " in text
+    assert "published" not in text  # those curves belong to other pictures
+
+
+def test_a_second_run_goes_on_where_the_first_was(folder, out, results):
+    log = out / "rows.jsonl"
+    whole = log.read_text()
+    lines = whole.splitlines(keepends=True)
+    log.write_text("".join(lines[:4]) + lines[4][:20])  # stopped while writing the fifth row
+    again = run.evaluate(folder, ["lite-hyperprior"], [20, 50, 80], ["jpeg"], out)
+    after = log.read_text().splitlines(keepends=True)
+    assert after[:4] == lines[:4]
+    assert len(after) == len(lines)
+    assert [(r["quality"], r["bytes"], r["psnr"]) for r in again["rows"]] == [
+        (r["quality"], r["bytes"], r["psnr"]) for r in results["rows"]
+    ]
+
+
+def test_another_picture_of_the_same_name_is_measured_anew(folder, out, results, tmp_path):
+    Image.open(folder / "a.png").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png")
+    log = out / "rows.jsonl"
+    before = len(log.read_text().splitlines())
+    run.evaluate(tmp_path, [], [], ["jpeg"], out)
+    assert len(log.read_text().splitlines()) == before + len(rivals.RIVALS["jpeg"].qualities)
+
+
+def test_jobs_measure_the_same(folder, tmp_path, results):
+    several = run.evaluate(folder, [], [], ["jpeg", "jpeg420"], tmp_path, jobs=2)
+    ours = {(r["quality"], r["bytes"], r["psnr"]) for r in results["rows"] if r["codec"] == "jpeg"}
+    assert {(r["quality"], r["bytes"], r["psnr"]) for r in several["rows"] if r["codec"] == "jpeg"} == ours
+
+
+def test_plots(results, tmp_path):
+    if find_spec("matplotlib") is None:
+        with pytest.raises(MissingExtra, match="matplotlib"):
+            plots.draw(results, tmp_path)
+        return
+    paths = [*plots.draw(results, tmp_path), tmp_path / "cost.png"]
+    row = {"megapixels": 1, **{f"{way}_{what}": 2 for way in ("encode", "decode") for what in ("cold", "warm", "mb")}}
+    plots.cost({"model": "lite", "date": "today", "machine": "this", "rows": [row]}, paths[-1])
+    for path in paths:
+        with Image.open(path) as plot:
+            assert plot.width > 300
+
+
+def test_published_curves_are_shown_for_kodak_only(folder, results):
+    assert not published.is_kodak([np.asarray(Image.open(folder / "a.png"))])
+    curves = published.curves()
+    vtm = [(bpp, dB) for bpp, dB, _ in curves["vtm"]["points"]]
+    names = {"dcae": -17.0, "bpg-444": 22.0, "hpcm-large": -20.0}  # as recomputed by others from the same points
+    for name, percent in names.items():
+        rate, *_ = metrics.bd_rate(vtm, [(bpp, dB) for bpp, dB, _ in curves[name]["points"]])
+        assert rate == pytest.approx(percent, abs=0.1)
+    assert all(curve["source"] for curve in curves.values())
+    assert "VVC (VTM-9.1) (published)" in report.curves(results | {"kodak": True})
+
+
+@pytest.mark.parametrize("name", [name for name, rival in rivals.RIVALS.items() if not rival.missing()])
+def test_rivals_get_better_with_bytes(name, sample):
+    rival = rivals.get(name)
+    points = []
+    for quality in (rival.qualities[0], rival.qualities[-1]):
+        data = rival.encode(sample, quality)
+        points.append((len(data), metrics.psnr(np.asarray(sample), np.asarray(rival.decode(data)))))
+    assert points[0][0] < points[1][0]
+    assert points[0][1] < points[1][1]
+
+
+def test_the_account_of_bits_adds_up(tiny, sample):
+    account = bits.account(tiny, sample, 60)
+    assert account["header"] + account["payload"] == account["file"]
+    assert account["header"] <= 8 * 24
+    promised = account["hyper"] + account["latents"]
+    assert abs(account["payload"] - promised) <= 0.01 * promised + 8 * 64
+    assert sum(account["channels"]) == pytest.approx(account["latents"])
+    assert sum(account["steps"]) == pytest.approx(account["latents"])
+    text = bits.table("tiny", 60, [account])
+    assert "real over promised" in text
+
+
+def test_bench_measures_whole_processes(tmp_path):
+    codec = Codec("lite", "hyperprior", "cpu")
+    results = bench.run(codec, [0.01, 0.02], [], tmp_path)
+    assert json.loads((tmp_path / "bench.json").read_text()) == results
+    small, large = results["rows"]
+    assert small["megapixels"] == pytest.approx(0.01, rel=0.1)
+    assert 0 < small["decode_warm"] < small["decode_cold"]
+    assert large["bytes"] > small["bytes"]
+    assert "megapixels" in bench.table(results)
+
+
+def test_pictures_too_small_for_ms_ssim(tmp_path):
+    Image.open(DATA / "sample.png").crop((0, 0, 100, 90)).save(tmp_path / "small.png")
+    results = run.evaluate(tmp_path, [], [], ["jpeg"], tmp_path / "out")
+    assert all(row["ms_ssim"] is None for row in results["rows"])
+    report.write(results, tmp_path / "out")
+    assert "NaN" not in (tmp_path / "out" / "results.json").read_text()
+    assert " - " in report.table(results)
 
 
 def test_unusable_requests(folder, tmp_path):
     with pytest.raises(LicError, match="no lossless images"):
-        run.evaluate(tmp_path, [], [], [], tmp_path, "cpu")
+        run.evaluate(tmp_path, [], [], [], tmp_path)
     with pytest.raises(LicError, match="nonsense"):
-        run.evaluate(folder, [], [], ["nonsense"], tmp_path, "cpu")
+        run.evaluate(folder, [], [], ["nonsense"], tmp_path)
+    Image.open(folder / "a.png").save(tmp_path / "a.png")
+    Image.open(folder / "a.png").save(tmp_path / "a.bmp")
+    with pytest.raises(LicError, match="suffix"):
+        run.evaluate(tmp_path, [], [], [], tmp_path)
+    if find_spec("compressai") is None:
+        with pytest.raises(MissingExtra, match="compressai"):
+            neighbours.times(Image.new("RGB", (64, 64)), [Codec("tiny", "hyperprior", "cpu", TINY)])

@@ -35,3 +35,14 @@ def test_bd_rate_can_be_cut_to_rates_of_the_test():
 
 def test_no_overlap_is_nan():
     assert np.isnan(metrics.bd_rate([(0.1, 20), (0.2, 21), (0.3, 22)], VTM)[0])
+
+
+def test_ms_ssim_equals_the_reference():
+    """pytorch-msssim 1.0 (in float64) gives 0.99411362 for this pair; equal images give 1; small ones cannot have five scales."""
+    y, x = np.mgrid[:181, :207]
+    a = np.stack([(x * y * 3 + x) % 256, (x * 7 + y * 5) % 256, (x * x + y * y) // 64 % 256], -1).astype(np.uint8)
+    b = (a // 16 * 16 + 5).astype(np.uint8)
+    assert metrics.ms_ssim(a, b) == pytest.approx(0.9941136156, abs=1e-5)
+    assert metrics.ms_ssim(a, a) == pytest.approx(1.0, abs=1e-6)
+    assert metrics.ms_ssim(a[:160], b[:160]) is None
+    assert metrics.decibel(0.99) == pytest.approx(20.0)

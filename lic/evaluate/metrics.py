@@ -1,6 +1,8 @@
 """Metrics, each tested against known values."""
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,3 +53,43 @@ def bd_rate(
         return float("nan"), float(low), float(high)
     mean_a, mean_b = (_pchip_integral(dB, np.log(bpp), low, high) / (high - low) for bpp, dB in curves)
     return float(100 * (np.exp(mean_b - mean_a) - 1)), float(low), float(high)
+
+
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli & Bovik 2003, section 3.2
+_WINDOW, _SIGMA = 11, 1.5
+SMALLEST = (_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1  # pixels a side that five scales need
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Multi-scale structural similarity of two (H, W, 3) uint8 images: five scales, per channel, then the mean.
+
+    As the learned-compression literature computes it (negative contrasts count as 0). None below SMALLEST pixels a side.
+    """
+    if min(a.shape[:2]) < SMALLEST:
+        return None
+    x, y = (torch.from_numpy(image.copy()).permute(2, 0, 1)[:, None].float() for image in (a, b))  # channels as a batch
+    steps = torch.arange(_WINDOW) - _WINDOW // 2
+    window = torch.exp(-(steps**2) / (2 * _SIGMA**2))
+    window = (window / window.sum())[None, None]
+
+    def blur(image):
+        return F.conv2d(F.conv2d(image, window[..., None]), window[:, :, None])
+
+    result = torch.ones(3)
+    for scale, weight in enumerate(_SCALE_WEIGHTS):
+        if scale:
+            x, y = (F.avg_pool2d(image, 2, padding=[side % 2 for side in image.shape[2:]]) for image in (x, y))
+        mean_x, mean_y = blur(x), blur(y)
+        variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
+        similarity = (2 * (blur(x * y) - mean_x * mean_y) + 58.5225) / (variances + 58.5225)  # (0.03 255)^2
+        if scale == len(_SCALE_WEIGHTS) - 1:
+            similarity = similarity * (2 * mean_x * mean_y + 6.5025) / (mean_x**2 + mean_y**2 + 6.5025)  # (0.01 255)^2
+        result *= similarity.mean((1, 2, 3)).clamp(min=0) ** weight
+    return float(result.mean())
+
+
+def decibel(similarity: float | None) -> float | None:
+    """MS-SSIM in dB: -10 log10(1 - s)."""
+    if similarity is None:
+        return None
+    return float("inf") if similarity >= 1 else float(-10 * np.log10(1 - similarity))

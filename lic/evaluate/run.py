@@ -1,122 +1,191 @@
-"""`lic eval`: every picture of a folder through real files, by our models and by codecs that Pillow has."""
+"""`lic eval`: every picture of a folder through real files, by our models and by other codecs.
 
-import io
+Each measurement is a row, appended to OUT/rows.jsonl as soon as it is made; a run that was stopped goes on after the
+last one. Rows count only for the weights, library versions, program and pixels they were measured with.
+"""
+
 import json
-import platform
-import time
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, features
+from PIL import Image
 from tqdm import tqdm
 
-from .. import __version__, files
+from .. import __version__, files, locate
 from ..codec import Codec
 from ..errors import LicError
-from . import metrics
+from . import bits, metrics, published, rivals
+from .machine import process, processor, timed
 
-RIVALS = {  # Pillow's format, options without the quality, qualities
-    "jpeg": ("JPEG", {"subsampling": 0, "optimize": True}, (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93, 95)),
-    "jpeg420": ("JPEG", {"subsampling": 2, "optimize": True}, (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93, 95)),
-    "webp": ("WEBP", {"method": 6}, (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)),
-    "avif": ("AVIF", {"subsampling": "4:4:4", "speed": 4}, (10, 20, 30, 40, 50, 60, 70, 80, 90)),
-}
+LOSSLESS = {".png", ".ppm", ".bmp", ".tif", ".tiff"}
+WHOLE_PROCESS_QUALITY = 50.0
 
 
-def _rival(name: str):
-    """-> encode(image, quality) -> bytes, decode(bytes) -> image, for a codec of Pillow's."""
-    format, options, _ = RIVALS[name]
+class Task(NamedTuple):
+    """One codec on one picture, at some qualities."""
 
-    def encode(picture, quality):
-        out = io.BytesIO()
-        picture.save(out, format, quality=int(quality), **options)
-        return out.getvalue()
-
-    return encode, lambda data: Image.open(io.BytesIO(data)).convert("RGB")
-
-
-def _measure(encode, decode, picture: Image.Image, quality: float, path: Path) -> dict:
-    """One picture to a file on disk and back."""
-    start = time.perf_counter()
-    data = encode(picture, quality)
-    middle = time.perf_counter()
-    files.write(path, data)
-    size = path.stat().st_size
-    restart = time.perf_counter()
-    decoded = np.asarray(decode(path.read_bytes()))
-    seconds = middle - start, time.perf_counter() - restart
-    W, H = picture.size
-    dB = metrics.psnr(np.asarray(picture), decoded)
-    return {"bytes": size, "bpp": 8 * size / (W * H), "psnr": dB, "encode_s": seconds[0], "decode_s": seconds[1]}
+    codec: str
+    image: Path
+    qualities: tuple[float, ...]
+    identity: str
+    out: Path
+    device: str
 
 
-def evaluate(folder: Path, models: list[str], qualities: list[float], against: list[str], out: Path, device: str) -> dict:
-    """Measure and write out/results.json: per image and mean, for every codec and quality. Returns its content."""
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in {".png", ".ppm", ".bmp", ".tif", ".tiff"})
+def evaluate(
+    folder: Path, models: list[str], qualities: list[float], against: list[str], out: Path, *,
+    device: str = "cpu", threads: int | None = None, jobs: int = 1, with_bits: bool = False,
+) -> dict:  # fmt: skip
+    """Measure; returns what report.py tells: rows, their means by codec and quality, times of whole processes."""
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in LOSSLESS)
     if not paths:
         raise LicError(f"{folder}: no lossless images (PNG, PPM, BMP, TIFF)")
-    unknown = set(against) - set(RIVALS)
-    if unknown or ("avif" in against and not features.check("avif")):
-        raise LicError(f"cannot compare with {', '.join(sorted(unknown)) or 'avif: this Pillow has no AVIF'}")
-    codecs = {name: (*_codec_of(name, device), qualities) for name in models}
-    codecs |= {name: (*_rival(name), RIVALS[name][2]) for name in against}
+    if len({path.stem for path in paths}) < len(paths):
+        raise LicError(f"{folder}: two images differ in their suffix only; their files would get the same name")
+    codecs = {name: (_identity(name, device), tuple(qualities)) for name in models}
+    codecs |= {name: (rivals.version(name), rivals.get(name).qualities) for name in against}
     (out / "files").mkdir(parents=True, exist_ok=True)
-    rows = []
-    bar = tqdm(total=len(paths) * sum(len(q) for *_, q in codecs.values()), unit="file", disable=None)
-    for name, (encode, decode, steps) in codecs.items():
-        for quality in steps:
-            for path in paths:
-                picture = Image.open(path).convert("RGB")
-                row = _measure(encode, decode, picture, quality, out / "files" / f"{path.stem}-{name}-{quality:g}")
-                rows.append({"codec": name, "quality": quality, "image": path.name} | row)
-                bar.update()
+    log = out / "rows.jsonl"
+    wanted = {(name, float(q), path.name): identity for name, (identity, steps) in codecs.items() for q in steps for path in paths}
+    crcs = {path.name: zlib.crc32(path.read_bytes()) for path in paths}
+    done = {}
+    for row in _logged(log):
+        key = row["codec"], row["quality"], row["image"]
+        if wanted.get(key) == row["identity"] and crcs[row["image"]] == row["image_crc"]:
+            done[key] = row
+    tasks = [
+        Task(name, path, tuple(q for q in steps if (name, q, path.name) not in done), identity, out, device)
+        for name, (identity, steps) in codecs.items() for path in paths
+    ]  # fmt: skip
+    bar = tqdm(total=len(wanted), initial=len(done), unit="file", disable=None)
+    with log.open("a") as lines:
+        for row in _rows([task for task in tasks if task.qualities], jobs, threads):
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+            done[row["codec"], row["quality"], row["image"]] = row
+            bar.update()
     bar.close()
+    rows = [done[key] for key in wanted]
     results = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "lic": __version__, "torch": torch.__version__, "images": len(paths),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}",
-        "curves": {name: _means([row for row in rows if row["codec"] == name]) for name in codecs}, "rows": rows,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "folder": Path(folder).name, "images": len(paths),
+        "kodak": published.is_kodak(np.asarray(Image.open(path).convert("RGB")) for path in paths),
+        "machine": f"{processor()}, {threads or torch.get_num_threads()} threads, {jobs} jobs, {device}",
+        "lic": __version__, "torch": torch.__version__, "models": models,
+        "identity": {name: identity for name, (identity, _) in codecs.items()},
+        "curves": {name: _means([row for row in rows if row["codec"] == name]) for name in codecs},
+        "process": {name: _whole_process(name, paths[0], device, threads) for name in models},
+        "rows": rows,
     }  # fmt: skip
-    files.write(out / "results.json", json.dumps(results, indent=1).encode())
+    if with_bits:
+        pictures = [Image.open(path).convert("RGB") for path in paths]
+        results["bits"] = {
+            name: {f"{q:g}": [bits.account(_model(name, device), picture, q) for picture in tqdm(pictures, "bits", disable=None)]
+                   for q in qualities}
+            for name in models
+        }  # fmt: skip
     return results
 
 
-def _codec_of(name: str, device: str):
+def _logged(path: Path) -> Iterator[dict]:
+    """Rows of earlier runs; a last line that was cut short does not count."""
+    if path.exists():
+        text = path.read_text()
+        for line in text.splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield json.loads(line)
+        if text and not text.endswith("\n"):
+            files.write(path, text[: text.rfind("\n") + 1].encode())
+
+
+def _rows(tasks: list[Task], jobs: int, threads: int | None) -> Iterator[dict]:
+    if threads:
+        torch.set_num_threads(threads)
+    if jobs == 1:
+        for task in tasks:
+            yield from _measure(task)
+        return
+    each = threads or max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (each,)) as pool:
+        for rows in pool.map(_measured, tasks):
+            yield from rows
+
+
+def _measured(task: Task) -> list[dict]:
+    return list(_measure(task))
+
+
+def _measure(task: Task) -> Iterable[dict]:
+    """One picture to files on disk and back."""
+    picture = Image.open(task.image).convert("RGB")
+    pixels = np.asarray(picture)
+    H, W, _ = pixels.shape
+    ours = task.codec not in rivals.RIVALS
+    codec = _model(task.codec, task.device) if ours else rivals.get(task.codec)
+    for quality in task.qualities:
+        path = task.out / "files" / f"{task.image.stem}-{task.codec}-{quality:g}"
+        data, encoding = timed(lambda q=quality: codec.encode(picture, q))
+        parts = {f"encode_{stage}_s": s for stage, s in codec.seconds.items()} if ours else {}
+        files.write(path, data)
+        decoded, decoding = timed(lambda p=path: codec.decode(p.read_bytes()))
+        parts |= {f"decode_{stage}_s": s for stage, s in codec.seconds.items()} if ours else {}
+        decoded, size = np.asarray(decoded), path.stat().st_size
+        similarity = metrics.ms_ssim(pixels, decoded)
+        yield {
+            "codec": task.codec, "quality": float(quality), "image": task.image.name, "bytes": size, "bpp": 8 * size / (W * H),
+            "psnr": metrics.psnr(pixels, decoded), "ms_ssim": similarity, "ms_ssim_db": metrics.decibel(similarity),
+            "encode_s": encoding[0], "decode_s": decoding[0], **parts, "encode_mb": encoding[1], "decode_mb": decoding[1],
+            "identity": task.identity, "image_crc": zlib.crc32(task.image.read_bytes()),
+        }  # fmt: skip
+
+
+@cache
+def _model(name: str, device: str) -> Codec:
     model, _, entropy = name.partition("-")
     codec = Codec(model, entropy, device)
     codec.decode(codec.encode(Image.new("RGB", (64, 64)), 50))  # load now: a measured time is a warm one
-    return codec.encode, codec.decode
+    return codec
+
+
+def _identity(name: str, device: str) -> str:
+    """What a measurement of one of our models depends on: its weights, and the program, by content."""
+    package = Path(__file__).parent.parent
+    source = b"".join(p.read_bytes() for p in sorted((*package.glob("*.py"), *package.glob("entropy/*.py"))))
+    return f"{locate.by_name(name).name} lic {__version__} {zlib.crc32(source):08x} {device}"
+
+
+def _whole_process(name: str, path: Path, device: str, threads: int | None) -> dict:
+    """Seconds and peak memory of `lic encode` and `lic decode` as processes of their own, the better of two runs."""
+    model, _, entropy = name.partition("-")
+    options = ["--device", device, *(["--threads", str(threads)] if threads else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        coded, decoded = Path(folder, "a.lic"), Path(folder, "a.png")
+        encode = ["encode", "--quiet", "-q", str(WHOLE_PROCESS_QUALITY), "--model", model, "--entropy", entropy, *options, path, coded]
+        return {"encode": min(process(encode) for _ in "12"), "decode": min(process(["decode", *options, coded, decoded]) for _ in "12")}
+
+
+def first_picture_and_models(folder: Path, models: list[str], device: str) -> tuple[Image.Image, list[Codec]]:
+    """For neighbours.times."""
+    path = min(p for p in Path(folder).iterdir() if p.suffix.lower() in LOSSLESS)
+    return Image.open(path).convert("RGB"), [_model(name, device) for name in models]
 
 
 def _means(rows: list[dict]) -> list[dict]:
-    """Per quality, the mean over images of each measure."""
+    """Per quality, the mean over images of every measure (MS-SSIM in dB: the mean of decibels, as published)."""
     points = []
     for quality in sorted({row["quality"] for row in rows}):
         these = [row for row in rows if row["quality"] == quality]
-        keys = ("bytes", "bpp", "psnr", "encode_s", "decode_s")
-        points.append({"quality": quality} | {key: float(np.mean([row[key] for row in these])) for key in keys})
-    return points
-
-
-def table(results: dict) -> str:
-    """The means and every BD-rate of our models against the rivals, as text."""
-    lines = [f"{results['images']} images, {results['date']}, {results['machine']}; seconds are warm, PSNR is RGB on 8-bit output"]
-    curves = results["curves"]
-    for name, points in curves.items():
-        lines.append(f"\n{name:16} quality     bytes  bits/pixel  PSNR dB  encode s  decode s")
-        lines += [
-            f"{'':16} {p['quality']:7g} {p['bytes']:9.0f} {p['bpp']:11.4f} {p['psnr']:8.2f} {p['encode_s']:9.3f} {p['decode_s']:9.3f}"
-            for p in points
-        ]
-    lines.append("\nBD-rate, % bits at equal PSNR (range of PSNR compared); negative: fewer bits than the anchor")
-    for name in curves:
-        for anchor in curves:
-            if name in RIVALS or anchor == name:
-                continue
-            pair = [[(p["bpp"], p["psnr"]) for p in curves[c]] for c in (anchor, name)]
-            if min(map(len, pair)) >= 3:
-                for what, rates in (("all common", (0.0, float("inf"))), ("0.15 .. 1.2 bpp", (0.15, 1.2))):
-                    rate, low, high = metrics.bd_rate(*pair, rates)
-                    lines.append(f"{name:16} against {anchor:16} {rate:+7.2f} %   {low:.1f} .. {high:.1f} dB ({what})")
-    return "\n".join(lines)
+        mean = {}
+        for key in dict.fromkeys(key for row in these for key, value in row.items() if not isinstance(value, str)):
+            values = [row[key] for row in these if row[key] is not None]
+            mean[key] = float(np.mean(values)) if values else None
+        points.append({key: value for key, value in mean.items() if key != "image_crc"})
+    return sorted(points, key=lambda point: point["bpp"])

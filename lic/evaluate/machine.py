@@ -1,0 +1,48 @@
+"""Seconds and memory of this process and of others, and what machine it is."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import LicError
+
+
+def timed(work):
+    """-> result, (seconds, peak resident megabytes of this process meanwhile; None where the system does not tell)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    try:
+        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return result, (seconds, None)
+    return result, (seconds, int(peak.split()[1]) / 1000)
+
+
+def process(arguments: list) -> tuple[float, float | None]:
+    """Run `lic ARGUMENTS`: (seconds, peak resident megabytes, None where the system does not tell)."""
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "lic", *map(str, arguments)])
+    if not hasattr(os, "wait4"):
+        code, peak = child.wait(), None
+    else:
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = code = os.waitstatus_to_exitcode(status)
+        peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    if code:
+        raise LicError(f"lic {' '.join(map(str, arguments))} failed with exit code {code}")
+    return time.perf_counter() - start, peak
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,48 @@
+"""CompressAI's models beside ours: seconds of compress and decompress on one picture, same threads, same run.
+
+Its architectures are timed with random weights, which cost the same arithmetic: nothing is downloaded. The
+package is an optional extra and nothing else here needs it.
+"""
+
+import torch
+from PIL import Image
+
+from ..codec import Codec
+from ..errors import MissingExtra
+from .machine import timed
+
+ARCHITECTURES = ("mbt2018-mean", "mbt2018", "cheng2020-anchor")
+QUALITY = 4  # of CompressAI's 1..8 (1..6): the smaller of their two sizes, but for cheng2020
+
+
+@torch.inference_mode()
+def times(picture: Image.Image, models: list[Codec], repeats: int = 2) -> dict[str, tuple[float, float]]:
+    """-> {name: (encode seconds, decode seconds)}, the best of `repeats`, models loaded."""
+    try:
+        from compressai.zoo import image_models
+    except ImportError as error:
+        raise MissingExtra("the comparison needs CompressAI: pip install 'lic[compressai]'") from error
+    from torchvision.transforms.functional import to_tensor
+
+    x = to_tensor(picture)[None]
+    x = torch.nn.functional.pad(x, (0, -x.shape[3] % 64, 0, -x.shape[2] % 64), mode="replicate")
+    found = {}
+    for codec in models:
+        data = codec.encode(picture)
+        found[codec.name] = _best(lambda c=codec: c.encode(picture), lambda c=codec, d=data: c.decode(d), repeats)
+    for name in ARCHITECTURES:
+        torch.manual_seed(0)
+        net = image_models[name](quality=QUALITY, metric="mse", pretrained=False).eval()
+        net.update(force=True)
+        coded = net.compress(x)
+        found[f"CompressAI {name}"] = _best(lambda n=net: n.compress(x), lambda n=net, c=coded: n.decompress(c["strings"], c["shape"]), 1)
+    return found
+
+
+def _best(encode, decode, repeats: int) -> tuple[float, float]:
+    return min(timed(encode)[1] for _ in range(repeats))[0], min(timed(decode)[1] for _ in range(repeats))[0]
+
+
+def table(found: dict[str, tuple[float, float]]) -> str:
+    lines = ["", f"{'one picture, models loaded, same threads':40} encode s  decode s"]
+    return "\n".join(lines + [f"{name:40} {encode:8.2f} {decode:9.2f}" for name, (encode, decode) in found.items()])

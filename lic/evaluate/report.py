@@ -1,0 +1,102 @@
+"""What an evaluation says: a table for the terminal, JSON and CSV files, BD-rates against everything in it."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from .. import files
+from . import bits, metrics, neighbours, published
+
+BANDS = {"common range": (0.0, float("inf")), "0.15 .. 1.2 bpp": (0.15, 1.2)}  # where ours spends that many bits per pixel
+METRICS = {"psnr": "RGB PSNR", "ms_ssim_db": "MS-SSIM dB"}
+
+
+def curves(results: dict) -> dict[str, list[dict]]:
+    """Measured curves, and published ones where the pictures are Kodak's; the latter are called "NAME (published)"."""
+    found = dict(results["curves"])
+    if results["kodak"]:
+        for curve in published.curves().values():
+            found[f"{curve['label']} (published)"] = [
+                {"bpp": bpp, "psnr": psnr, "ms_ssim_db": metrics.decibel(similarity)} for bpp, psnr, similarity in curve["points"]
+            ]
+    return found
+
+
+def bd_rates(results: dict) -> list[dict]:
+    """Every model of ours against every other curve, in both metrics and all bands; those without overlap are left out."""
+    every, found = curves(results), []
+    for name in results["models"]:
+        for anchor in every:
+            for metric in METRICS:
+                pair = [[(p["bpp"], p[metric]) for p in every[c] if p.get(metric) is not None] for c in (anchor, name)]
+                if anchor == name or min(map(len, pair)) < 3:
+                    continue
+                for band, rates in BANDS.items():
+                    rate, low, high = metrics.bd_rate(*pair, rates)
+                    if rate == rate:
+                        found.append({"codec": name, "anchor": anchor, "metric": metric, "band": band,
+                                      "bd_rate": rate, "low": low, "high": high})  # fmt: skip
+    return found
+
+
+def table(results: dict) -> str:
+    """All of it as text."""
+    lines = [
+        f"{results['folder']}: {results['images']} images, {results['date']}, {results['machine']}",
+        "Means over images; bytes on disk, RGB PSNR of the 8-bit output, seconds with the model loaded.",
+    ]
+    for name, points in results["curves"].items():
+        lines.append(f"\n{name:18} {results['identity'][name]}")
+        lines.append(f"{'quality':>10}     bytes  bits/pixel  PSNR dB  MS-SSIM      dB  encode s  decode s  peak MB")
+        lines += [
+            f"{p['quality']:10g} {p['bytes']:9.0f} {p['bpp']:11.4f} {p['psnr']:8.2f} {_or_dash(p['ms_ssim'], 8, 4)}"
+            f" {_or_dash(p['ms_ssim_db'], 7, 2)} {p['encode_s']:9.3f} {p['decode_s']:9.3f} {_or_dash(_peak(p), 8, 0)}"
+            for p in points
+        ]
+        if name in results["models"]:
+            lines += _stages(name, points[len(points) // 2], results["process"][name])
+    lines.append("\nBD-rate: bits at equal quality beyond the anchor's, over the range of quality compared; negative: fewer")
+    for row in bd_rates(results):
+        unit = "dB" if row["metric"] == "psnr" else "dB of MS-SSIM"
+        lines.append(
+            f"{row['codec']:18} against {row['anchor']:32} {row['bd_rate']:+7.2f} %"
+            f"   {row['low']:.1f} .. {row['high']:.1f} {unit} ({row['band']})"
+        )
+    for name, by_quality in results.get("bits", {}).items():
+        lines += ["", *(bits.table(name, float(quality), accounts) for quality, accounts in by_quality.items())]
+    if "compressai" in results:
+        lines.append(neighbours.table(results["compressai"]))
+    return "\n".join(lines)
+
+
+def _or_dash(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _peak(point: dict) -> float | None:
+    peaks = [point[key] for key in ("encode_mb", "decode_mb") if point[key] is not None]
+    return max(peaks, default=None)
+
+
+def _stages(name: str, point: dict, process: dict) -> list[str]:
+    seconds = " ".join(
+        f"{way}: transform {point[f'{way}_transform_s']:.3f} s, entropy stage {point[f'{way}_entropy_s']:.3f} s;"
+        for way in ("encode", "decode")
+    )
+    whole = "; ".join(f"{way} {s:.2f} s, {_or_dash(mb, 0, 0)} MB" for way, (s, mb) in process.items())
+    return [f"{'':10} at quality {point['quality']:g}: {seconds}", f"{'':10} whole process, first image: {whole}"]
+
+
+def write(results: dict, out: Path) -> None:
+    """out/results.json, out/images.csv (per image), out/means.csv and out/bd_rates.csv."""
+    rates = bd_rates(results)
+    files.write(out / "results.json", json.dumps(results | {"bd_rates": rates}, indent=1).encode())
+    means = [{"codec": name} | point for name, points in results["curves"].items() for point in points]
+    for name, rows in (("images", results["rows"]), ("means", means), ("bd_rates", rates)):
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write(out / f"{name}.csv", text.getvalue().encode())

@@ -1,0 +1,173 @@
+"""Commands for those who make and measure models: eval, bench, train. torch is imported only by the work itself."""
+
+import json
+from pathlib import Path
+
+import click
+
+from . import locate
+from .errors import MissingExtra
+from .options import device_option, threads_option
+
+
+def _list(context, option, value: str) -> list[str]:
+    return [part for part in value.split(",") if part]
+
+
+def _numbers(context, option, value: str) -> list[float]:
+    try:
+        return [float(part) for part in _list(context, option, value)]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("eval"), show_default=True,
+                          help="Folder for everything that is written.")  # fmt: skip
+
+
+@click.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--models", callback=_list, default="", help="Our models, by comma [default: all in the weights folder].")
+@click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers)
+@click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
+              help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
+@click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go.")
+@click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
+@out_option
+@device_option
+@threads_option
+def evaluate(folder, models, qualities, against, jobs, with_bits, compressai, out, device, threads):
+    """Measure bytes, PSNR, MS-SSIM, times and memory on the lossless images of FOLDER, beside other codecs.
+
+    Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
+    """
+    models = models or [name for name in locate.names() if "-" in name]
+    device = _prepare(device, threads)
+    from .evaluate import neighbours, plots, report, run
+
+    results = run.evaluate(folder, models, qualities, against, out, device=device.type, threads=threads, jobs=jobs, with_bits=with_bits)
+    if compressai:
+        results["compressai"] = neighbours.times(*run.first_picture_and_models(folder, models, device.type))
+    report.write(results, out)
+    click.echo(report.table(results))
+    try:
+        plots.draw(results, out)
+    except MissingExtra as error:
+        click.echo(f"lic: {error}", err=True)
+
+
+@click.command()
+@click.option("--model", default="lite-local", show_default=True, metavar="NAME")
+@click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, callback=_numbers, help="Megapixels.")
+@out_option
+@device_option
+@threads_option
+def bench(model, sizes, out, device, threads):
+    """Measure time and memory over the size of a picture, as whole processes and with the model loaded."""
+    device = _prepare(device, threads)
+    from .codec import Codec
+    from .evaluate import bench, plots
+
+    name, _, entropy = model.partition("-")
+    options = ["--device", device.type, *(["--threads", str(threads)] if threads else [])]
+    results = bench.run(Codec(name, entropy, device.type), sizes, options, out)
+    click.echo(bench.table(results))
+    try:
+        plots.cost(results, out / "cost.png")
+    except MissingExtra as error:
+        click.echo(f"lic: {error}", err=True)
+
+
+@click.group()
+def train():
+    """Train models on a folder of images, and export them as weights files."""
+
+
+def _json(context, option, value: str) -> dict:
+    try:
+        fields = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise click.BadParameter("not a JSON object")
+    return fields
+
+
+def _training_options(command):
+    for option in reversed((
+        click.option("--out", "checkpoint", type=click.Path(path_type=Path), required=True,
+                     help="Checkpoint file; resumed from if it exists."),
+        click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
+        click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
+        click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
+        click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
+                     help="Side in the last fifth of the budget, with half the batch if larger."),
+        click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
+        click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
+        click.option("--config", default="{}", metavar="JSON", callback=_json,
+                     help="Sizes that differ from the architecture's defaults."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        device_option,
+        threads_option,
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _prepare(device: str, threads: int | None, *crops: int):
+    """-> torch device; common to both kinds of training."""
+    import torch
+
+    if any(crop % 64 for crop in crops):
+        raise click.UsageError("--crop and --last-crop must be multiples of 64")
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+@train.command("transforms")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
+@click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="The same for the hyperprior.")
+@_training_options
+def train_transforms(folder, architecture, entropy_config, checkpoint, device, threads, config, **options):
+    """Train transforms jointly with a hyperprior on the images of FOLDER."""
+    device = _prepare(device, threads, options["crop"], options["last_crop"])
+    from .train import stages
+
+    stages.train_transforms(folder, checkpoint, device, name=architecture, config=config, entropy_config=entropy_config, **options)
+
+
+@train.command("entropy")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint to take common parts from.")
+@_training_options
+def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
+    """Train the entropy model NAME on the frozen latents of exported transforms."""
+    device = _prepare(device, threads, options["crop"], options["last_crop"])
+    from . import weights
+    from .train import stages
+
+    path = locate.by_name(model)
+    transforms, _ = weights.load(path)
+    stages.train_entropy(folder, checkpoint, transforms.to(device), locate.fingerprint_of(path), name=name, config=config, **options)
+
+
+@train.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", default="lite", show_default=True, help="Name of the transforms.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
+def train_export(checkpoint, name, folder):
+    """Write a checkpoint's averaged weights as weights files: fp16 transforms, integer entropy models."""
+    from .train import export
+
+    for path in export.export(checkpoint, name, folder):
+        click.echo(path)
+
+
+COMMANDS = (evaluate, bench, train)
