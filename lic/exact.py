@@ -15,6 +15,8 @@ Only matrix products, comparisons, multiplications by powers of two and floor ar
 convolution (it may choose Winograd or FFT), no division, no exp.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from .errors import BadWeights
 
 FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
+LOG_ENTRIES = 2048  # integers that log_size knows
 LIMIT = 2**22  # activations are clamped to +-LIMIT, that is +-4096 in real units
 
 
@@ -93,6 +96,20 @@ def leaky(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 1/8, a shift in the exact face."""
     y = torch.maximum(x, x * 0.125)
     return torch.floor(y) if is_exact(x) else y
+
+
+@cache
+def _log_table(device: torch.device) -> Tensor:
+    """floor(2^FRACTION log2(1 + n)) for n = 0, 1, ...: counted bits of an integer power, not a rounded logarithm."""
+    return torch.tensor([((1 + n) ** 2**FRACTION).bit_length() - 1 for n in range(LOG_ENTRIES)], device=device)
+
+
+def log_size(x: Tensor) -> Tensor:
+    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest); no gradient."""
+    exact = is_exact(x)
+    size = (x.detach() * 2.0**-FRACTION if exact else x.detach()).abs().clamp(max=LOG_ENTRIES - 1).round().long()
+    value = _log_table(x.device)[size]
+    return value.to(x.dtype) if exact else value.to(x.dtype) * 2.0**-FRACTION
 
 
 class LevelTable(nn.Module):

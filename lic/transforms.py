@@ -34,18 +34,35 @@ class TransformsConfig:
 
 
 class Block(nn.Module):
-    """x + mix(silu(expand(depthwise 3x3(x)))): spatial and channel mixing for 4 C^2 + 9 C multiplications."""
+    """x + mix(silu(expand(depthwise 3x3(x)) + shift(level))): spatial and channel mixing for 4 C^2 + 9 C multiplications.
 
-    def __init__(self, channels: int):
+    The shift switches hidden channels on and off with the quality: coarse steps ask for other repairs than fine ones.
+    """
+
+    def __init__(self, channels: int, anchors: int):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.shift = LevelTable(anchors, 2 * channels)
         self.mix = nn.Conv2d(2 * channels, channels, 1)
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.silu(self.expand(self.depthwise(x))))
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        shift = self.shift(level)[:, :, None, None]
+        return x + self.mix(F.silu(self.expand(self.depthwise(x)) + shift))
+
+
+class Blocks(nn.ModuleList):
+    """A row of blocks at one resolution."""
+
+    def __init__(self, count: int, channels: int, anchors: int):
+        super().__init__(Block(channels, anchors) for _ in range(count))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, level)
+        return x
 
 
 class LogGain(LevelTable):
@@ -64,28 +81,29 @@ class PatchTransforms(nn.Module):
         C, M, anchors = config.width, config.latents, config.anchors
         self.embed = nn.Conv2d(3 * 64, C, 1)
         self.analysis_gain = LogGain(anchors, C)
-        self.analysis_fine = nn.Sequential(*(Block(C) for _ in range(config.analysis[0])))
+        self.analysis_fine = Blocks(config.analysis[0], C, anchors)
         self.merge = nn.Conv2d(4 * C, M, 1)
-        self.analysis_coarse = nn.Sequential(*(Block(M) for _ in range(config.analysis[1])))
+        self.analysis_coarse = Blocks(config.analysis[1], M, anchors)
         self.latent_gain = LogGain(anchors, M)
 
         self.latent_ungain = LogGain(anchors, M)
-        self.synthesis_coarse = nn.Sequential(*(Block(M) for _ in range(config.synthesis[1])))
+        self.synthesis_coarse = Blocks(config.synthesis[1], M, anchors)
         self.split = nn.Conv2d(M, 4 * C, 1)
         self.synthesis_gain = LogGain(anchors, C)
-        self.synthesis_fine = nn.Sequential(*(Block(C) for _ in range(config.synthesis[0])))
-        self.pixels = nn.Conv2d(C, 3 * 64, 1)
+        self.synthesis_fine = Blocks(config.synthesis[0], C, anchors)
+        self.pixels = nn.Conv2d(C, 3 * 64, 3, padding=1)  # 24x24 pixels out of 8x8: overlap hides the blocks
 
     def analysis(self, x: Tensor, level: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
         x = self.embed(F.pixel_unshuffle(x - 0.5, 8))
-        x = self.analysis_fine(self.analysis_gain(x, level))
-        return self.latent_gain(self.analysis_coarse(self.merge(F.pixel_unshuffle(x, 2))), level)
+        x = self.analysis_fine(self.analysis_gain(x, level), level)
+        x = self.analysis_coarse(self.merge(F.pixel_unshuffle(x, 2)), level)
+        return self.latent_gain(x, level)
 
     def synthesis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
-        x = self.split(self.synthesis_coarse(self.latent_ungain(y_hat, level)))
-        x = self.synthesis_fine(self.synthesis_gain(F.pixel_shuffle(x, 2), level))
+        x = self.split(self.synthesis_coarse(self.latent_ungain(y_hat, level), level))
+        x = self.synthesis_fine(self.synthesis_gain(F.pixel_shuffle(x, 2), level), level)
         return F.pixel_shuffle(self.pixels(x), 8) + 0.5
 
 

@@ -98,6 +98,8 @@ def _training_options(command):
     for option in reversed((
         click.option("--out", "checkpoint", type=click.Path(path_type=Path), required=True,
                      help="Checkpoint file; resumed from if it exists."),
+        click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                     help="Checkpoint to take the common parts from."),
         click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
         click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
         click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
@@ -145,7 +147,6 @@ def train_transforms(folder, architecture, entropy_config, checkpoint, device, t
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
-@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint to take common parts from.")
 @_training_options
 def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
     """Train the entropy model NAME on the frozen latents of exported transforms."""

@@ -86,9 +86,9 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
     """The float face of a model and its frozen copy give the same bits, to the precision of the tables."""
     torch.manual_seed(0)
     architecture, config = ENTROPY_MODELS[entropy_name]
-    model = architecture(config(latents=24, anchors=3)).eval()
+    model = architecture(config(latents=48, anchors=3)).eval()
     with torch.no_grad():
-        model.head.level.values[:, 24:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 24))
+        model.head.level.values[:, 48:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 48))
     y = draw(model, 8, 12).float()
     with torch.no_grad():
         rate = base.rate(model, y, LEVEL, noisy=False)
@@ -102,7 +102,7 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
 def test_training_rate_has_gradients_everywhere(entropy_name):
     torch.manual_seed(0)
     architecture, config = ENTROPY_MODELS[entropy_name]
-    model = architecture(config(latents=24, anchors=3))
+    model = architecture(config(latents=48, anchors=3))
     with torch.no_grad():
         model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()

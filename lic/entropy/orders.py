@@ -13,6 +13,11 @@ def wavefront(h: int, w: int, reach: int) -> Tensor:
     return torch.arange(w) + (reach + 1) * torch.arange(h)[:, None]
 
 
+def checkerboard(h: int, w: int) -> Tensor:
+    """0 on black cells, 1 on white ones: (h, w) int64. All neighbours at an odd distance have the other colour."""
+    return (torch.arange(w) + torch.arange(h)[:, None]) % 2
+
+
 def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
     """Offsets (row, col) within +-reach whose step is smaller than the centre's, wherever both exist.
 

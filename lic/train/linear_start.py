@@ -35,21 +35,22 @@ def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     """
     config = transforms.config
 
-    def set_1x1(conv, matrix):
-        conv.weight.copy_(matrix[:, :, None, None])
+    def set_centre(conv, matrix):
+        conv.weight.zero_()
+        conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = matrix
         conv.bias.zero_()
 
     blocks = F.pixel_unshuffle(x - 0.5, 8)
     basis, deviation = _principal(_as_rows(blocks), config.width)
     whitening = deviation.clamp_min(1e-3).pow(-0.5)[:, None]  # half-way: all components within sight of the blocks
-    set_1x1(transforms.embed, basis * whitening)
-    set_1x1(transforms.pixels, (basis / whitening).T)
+    set_centre(transforms.embed, basis * whitening)
+    set_centre(transforms.pixels, (basis / whitening).T)
 
     features = F.pixel_unshuffle(F.conv2d(blocks, transforms.embed.weight), 2)
     scale = whitening[:, 0].repeat_interleave(4)  # undo the whitening: PCA must weigh errors as pixels do
     basis, deviation = _principal(_as_rows(features / scale[:, None, None]), config.latents)
-    set_1x1(transforms.merge, basis / scale)
-    set_1x1(transforms.split, (basis * scale).T)
+    set_centre(transforms.merge, basis / scale)
+    set_centre(transforms.split, (basis * scale).T)
 
     levels = torch.linspace(0, LEVELS, config.anchors, device=x.device)
     # an orthonormal transform with steps of s 8-bit units: MSE = s^2 / 12 over 3 samples a pixel, bits fall by log2 s

@@ -27,9 +27,20 @@ def _build(registry: dict, name: str, config: dict) -> nn.Module:
 
 
 def train_transforms(
-    folder: Path, checkpoint: Path, device: torch.device, *, name: str, config: dict, entropy_config: dict, **options
+    folder: Path,
+    checkpoint: Path,
+    device: torch.device,
+    *,
+    name: str,
+    config: dict,
+    entropy_config: dict,
+    start: Path | None = None,
+    **options,
 ) -> None:
-    """Train the transforms `name` and a hyperprior on the images of `folder`; see loop.fit for the options."""
+    """Train the transforms `name` and a hyperprior on the images of `folder`; see loop.fit for the options.
+
+    `start`: a checkpoint of this stage; what its models have in common with these starts from there (_adopt).
+    """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, "hyperprior", {"latents": M, "anchors": transforms.config.anchors} | entropy_config)
@@ -37,6 +48,8 @@ def train_transforms(
     both = nn.ModuleDict({"transforms": transforms, "entropy": entropy}).to(device)
     if not checkpoint.exists():
         linear_start.initialise(transforms, entropy, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
+        if start:
+            _adopt(both, _averages(start))
     validation = held_out.centres(VALIDATION_SIZE)
 
     def batch_loss(model, x, generator):
@@ -75,7 +88,7 @@ def train_entropy(
         x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
         linear_start.initialise_scales(transforms, entropy, x)
         if start:
-            _adopt(entropy, start)
+            _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
 
     def batch_loss(model, x, generator):
         return loss.latent_rate_distortion(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
@@ -86,15 +99,22 @@ def train_entropy(
     )  # fmt: skip
 
 
-def _adopt(entropy: nn.Module, start: Path) -> None:
-    """Copy parameters of equal name; a matrix with more inputs than the other's takes those first, the rest are zero."""
-    there = torch.load(start, map_location="cpu", weights_only=True)["average"]
-    there = {key.removeprefix("entropy."): value for key, value in there.items()}
-    for key, own in entropy.state_dict().items():
+def _averages(checkpoint: Path) -> dict:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+
+
+@torch.no_grad()
+def _adopt(model: nn.Module, there: dict) -> None:
+    """Copy parameters of equal name; a larger one takes the other's first inputs, at its centre if a kernel, and is zero elsewhere.
+
+    So a grown model starts as the same function, if what it has in addition starts without effect.
+    """
+    for key, own in model.state_dict().items():
         other = there.get(key)
-        if other is None or other.ndim != own.ndim:
+        if other is None or other.ndim != own.ndim or len(other) != len(own):
             continue
-        if own.shape == other.shape:
-            own.copy_(other)
-        elif own.ndim == 2 and len(own) == len(other) and own.shape[1] > other.shape[1]:
-            own.zero_()[:, : other.shape[1]] = other.to(own.device)
+        if all(mine >= yours for mine, yours in zip(own.shape, other.shape, strict=True)):
+            place = own.zero_()[:, : other.shape[1]] if own.ndim > 1 else own
+            for dim in range(2, own.ndim):
+                place = place.narrow(dim, (own.shape[dim] - other.shape[dim]) // 2, other.shape[dim])
+            place.copy_(other)
