@@ -76,6 +76,7 @@ def _not_the_same(source: Path, target: Path) -> None:
 @click.argument("source", type=PATH, metavar="IN")
 @click.argument("target", type=PATH, metavar="OUT")
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50.0, show_default=True, help="0 (smallest) .. 100 (best).")
+@click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Time spent on smaller files; 0 is quickest.")
 @click.option("--model", default="lite", show_default=True, metavar="NAME", help="Transforms.")
 @click.option("--entropy", default="local", show_default=True, metavar="NAME", help="Entropy model: local or hyperprior.")
 @weights_option
@@ -83,7 +84,7 @@ def _not_the_same(source: Path, target: Path) -> None:
 @threads_option
 @pixels_option
 @quiet_option
-def encode(source, target, quality, device, threads, max_pixels, quiet, **models):
+def encode(source, target, quality, effort, device, threads, max_pixels, quiet, **models):
     """Compress an image file that Pillow can read into a .lic file.
 
     The orientation that EXIF asks for is applied and an ICC profile is kept; other metadata is not stored.
@@ -94,7 +95,7 @@ def encode(source, target, quality, device, threads, max_pixels, quiet, **models
     with _about(source):
         picture = image.open_bytes(files.read(source), max_pixels)
         start = time.perf_counter()
-        data = _codec(device, threads, max_pixels, **models).encode(picture, quality)
+        data = _codec(device, threads, max_pixels, **models).encode(picture, quality, effort)
         seconds = time.perf_counter() - start
     with _about(target):
         files.write(target, data)

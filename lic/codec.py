@@ -1,7 +1,7 @@
 """The codec: encode() and decode(), side by side.
 
-    image ─ samples ─ analysis ─► y ─ round ─► y_hat ─ entropy model + range coder ─► payload ─► file
-    image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄ y_hat ◄ entropy model + range coder ◄ payload ◄ file
+    image ─ samples ─ analysis ─► y ─ round, search ─► y_hat ─ entropy model + range coder ─► payload ─► file
+    image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄── y_hat ◄ entropy model + range coder ◄ payload ◄ file
 
 Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
 level between machines. Between y_hat and payload there are only integers: the same on every machine.
@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from . import coders, container, image, locate, weights
+from . import coders, container, image, locate, search, weights
 from .container import LEVELS, Header
 from .entropy import base, gaussian
 from .errors import Corrupt, LicError
 from .transforms import STRIDE
 
 QUALITY = 50.0  # default
+EFFORT = 1  # default
+ROUNDS = 2  # of search.refine, per unit of effort: each latent gets its turn once
 MODEL, ENTROPY = "lite", "local"  # default weights: transforms and entropy model
 
 
@@ -33,7 +35,7 @@ class Codec:
     model, entropy: names of the weights to encode with; a file names the ones to decode with.
     device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
-    seconds: how long the last call spent on loading weights, on transforms and on entropy coding.
+    seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
 
     def __init__(
@@ -59,9 +61,12 @@ class Codec:
         """The entropy weights that it encodes with."""
         return locate.by_name(self.name, self.folders)
 
-    @torch.inference_mode()
-    def encode(self, picture: Image.Image, quality: float = QUALITY) -> bytes:
-        """A Pillow image -> the bytes of a .lic file. quality: 0 (smallest) .. 100 (best)."""
+    @torch.no_grad()
+    def encode(self, picture: Image.Image, quality: float = QUALITY, effort: int = EFFORT) -> bytes:
+        """A Pillow image -> the bytes of a .lic file.
+
+        quality: 0 (smallest) .. 100 (best). effort: 0 .. 9, how long to look for better integers (see search.py).
+        """
         self.seconds = {}
         container.check_size(*picture.size, self.max_pixels)
         samples, profile = image.to_samples(picture)
@@ -74,6 +79,8 @@ class Codec:
             x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
             y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT).long()
+        with self._timed("search"):
+            y_hat = search.refine(models, x, y_hat, levels, samples.shape[:2], ROUNDS * effort)
         with self._timed("entropy"):
             writer = coders.Writer()
             base.write(models.entropy, y_hat, levels, writer)
@@ -82,7 +89,7 @@ class Codec:
         header = Header(width, height, models.fingerprint, level, _checksum(y_hat), profile)
         return container.pack(header, writer.bytes())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, data: bytes) -> Image.Image:
         """The bytes of a .lic file -> a Pillow image. Raises LicError, and nothing else, for any bad input."""
         header, models, latents = self.read(data)
@@ -94,7 +101,7 @@ class Codec:
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
         return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, data: bytes) -> tuple[Header, weights.Models, base.Decoded]:
         """The first half of `decode`: the latents in the bytes of a .lic file, checked, and the models they belong to."""
         self.seconds = {}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .container import LEVELS
 from .exact import LevelTable
 
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
@@ -31,6 +32,11 @@ class TransformsConfig:
     anchors: int = 9  # quality levels with gains of their own
     lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
     lambda_high: float = 0.16  # and of quality 100; geometric in between
+
+
+def lambda_of(config: TransformsConfig, level: Tensor) -> Tensor:
+    """Rate-distortion weight of a quality level, geometric from config.lambda_low to config.lambda_high."""
+    return config.lambda_low * (config.lambda_high / config.lambda_low) ** (level / LEVELS)
 
 
 class Block(nn.Module):

@@ -184,24 +184,30 @@ def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_
     return symbols.reshape(size)
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the means and scale indexes (1, M, h, w) that follow; all int64."""
+    z_hat = torch.round(model.hyper.analysis(y_hat.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
+    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
+    h, w = y_hat.shape[2:]
+    y_fixed, at = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device)
+    parts = [gaussian.table_index(*model.predict(side, y_fixed, chunk)) for chunk in at.split(CHUNK)]
+    mean, index = (from_rows(torch.cat([part[i] for part in parts], 1), model.groups, h, w) for i in (0, 1))
+    return z_hat, mean, index
+
+
+@torch.no_grad()
 def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
     """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
-    h, w = y_hat.shape[2:]
-    z = model.hyper.analysis(y_hat.float())
-    z_hat = torch.round(z).clamp(-Z_LIMIT, Z_LIMIT).long()
+    z_hat, mean, index = predict_all(model, y_hat, level)
     _walk_z(model, level, z_hat.shape, writer, z_hat)
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
-    y_fixed, rows = to_fixed(y_hat), to_rows(y_hat, model.groups)[0]
-    at = torch.arange(len(rows), device=y_hat.device)
-    parts = [gaussian.table_index(*model.predict(side, y_fixed, chunk)) for chunk in at.split(CHUNK)]
-    mean, index = (torch.cat([part[i][0] for part in parts]) for i in (0, 1))
-    for cells in _steps(model, h, w):
-        writer.code(mean[cells].flatten(), index[cells].flatten(), rows[cells].flatten())
-    return Decoded(y_hat, *(from_rows(r[None], model.groups, h, w) for r in (mean, index)))
+    rows = [to_rows(x, model.groups)[0] for x in (mean, index, y_hat)]
+    for cells in _steps(model, *y_hat.shape[2:]):
+        writer.code(*(x[cells].flatten() for x in rows))
+    return Decoded(y_hat, mean, index)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
     device, N = level.device, model.hyper.prior.values.shape[1] // 2

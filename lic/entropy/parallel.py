@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import LicError
 from ..exact import ExactLinear, LevelTable, leaky, log_size
 from . import orders
 from .base import EntropyModel, Head, Hyper, Side
@@ -60,6 +61,8 @@ class Parallel(EntropyModel):
     def __init__(self, config: ParallelConfig):
         super().__init__()
         self.config, self.latents, self.groups = config, config.latents, sum(config.sections)
+        if min(config.sections) < 1 or config.latents % self.groups:
+            raise LicError(f"{config.latents} latent channels cannot be split in sections of shares {tuple(config.sections)}")
         self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
         self.head = Head(config.side, config.latents, config.anchors)
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group

@@ -11,7 +11,7 @@ from ..entropy import base
 CHANNEL_GROUPS = 8
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def account(codec: Codec, picture: Image.Image, quality: float) -> dict:
     """Encode `picture`; all figures in bits.
 

@@ -15,7 +15,7 @@ ARCHITECTURES = ("mbt2018-mean", "mbt2018", "cheng2020-anchor")
 QUALITY = 4  # of CompressAI's 1..8 (1..6): the smaller of their two sizes, but for cheng2020
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def times(picture: Image.Image, models: list[Codec], repeats: int = 2) -> dict[str, tuple[float, float]]:
     """-> {name: (encode seconds, decode seconds)}, the best of `repeats`, models loaded."""
     try:

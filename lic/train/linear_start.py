@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..container import LEVELS
 from ..entropy import gaussian
-from ..transforms import PatchTransforms
-from .loss import lambda_of
+from ..transforms import PatchTransforms, lambda_of
 
 
 def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

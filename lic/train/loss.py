@@ -7,14 +7,10 @@ from torch import Tensor
 
 from ..container import LEVELS
 from ..entropy.base import EntropyModel, Rate, rate
+from ..transforms import lambda_of
 
 STEP_WORTH = 6 / math.log(2)  # bits per squared step
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
-
-
-def lambda_of(config, level: Tensor) -> Tensor:
-    """Rate-distortion weight of a quality level, geometric from config.lambda_low to config.lambda_high."""
-    return config.lambda_low * (config.lambda_high / config.lambda_low) ** (level / LEVELS)
 
 
 def draw_levels(count: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,87 @@
+"""The encoder's search: a better trade for the same decoder, the same integers every time, nothing from the padding."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+
+from lic import locate, search, weights
+from lic.codec import Codec
+from lic.evaluate import metrics
+from lic.transforms import lambda_of
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec("tiny", "local", "cpu", TINY)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return weights.load_models(locate.by_name("tiny-local", (TINY,)), torch.device("cpu"))
+
+
+def trade(codec, models, picture, quality, effort):
+    """lambda 255^2 MSE + bits per pixel of a real file."""
+    data = codec.encode(picture, quality, effort)
+    pixels = np.asarray(picture)
+    mse = 255**2 / 10 ** (metrics.psnr(pixels, np.asarray(codec.decode(data))) / 10)
+    lam = float(lambda_of(models.transforms.config, torch.tensor(quality * 40.96)))
+    return lam * mse + 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), len(data)
+
+
+@pytest.mark.parametrize("quality", [20, 50, 80])
+def test_effort_buys_a_better_trade(codec, models, sample, quality):
+    costs = [trade(codec, models, sample, quality, effort) for effort in (0, 1, 3)]
+    assert costs[1][0] < 0.999 * costs[0][0]
+    assert costs[2][0] <= 1.001 * costs[1][0]
+    assert costs[1][1] < costs[0][1]
+
+
+def start(models, sample, size=None):
+    x = torch.from_numpy(np.asarray(sample.crop((0, 64, 128, 192))).copy()).permute(2, 0, 1)[None].float() / 255
+    level = torch.tensor([2000])
+    with torch.no_grad():
+        y_hat = models.transforms.analysis(x, level).round().long()
+    return x, y_hat, level, size or (128, 128)
+
+
+def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
+    x, y_hat, level, size = start(models, sample)
+    assert torch.equal(search.refine(models, x, y_hat, level, size, 0), y_hat)
+    once = search.refine(models, x, y_hat, level, size, 2)
+    assert torch.equal(search.refine(models, x, y_hat, level, size, 2), once)
+    assert 0 < int((once != y_hat).sum()) < 0.2 * y_hat.numel()
+    assert int((once - y_hat).abs().max()) == 1
+
+
+def test_padding_is_free(models, sample):
+    """Whatever stands in the padding, the picture's latents get the same treatment."""
+    x, y_hat, level, size = start(models, sample, (70, 90))
+    other = x.clone()
+    other[:, :, 70:] = 0.9
+    other[:, :, :, 90:] = 0.1
+    assert torch.equal(search.refine(models, x, y_hat, level, size, 2), search.refine(models, other, y_hat, level, size, 2))
+
+
+def test_slope_is_the_derivative_and_does_not_depend_on_bands(models, sample, monkeypatch):
+    x, y_hat, level, size = start(models, sample)
+    y = y_hat.float()
+    slope = search._slope(models.transforms, x, y, level, size)
+    lam = float(lambda_of(models.transforms.config, level))
+
+    def cost(y_dec):
+        with torch.no_grad():
+            return lam * 255**2 / 3 * float((models.transforms.synthesis(y_dec, level) - x).double().square().sum())
+
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    rise = (cost(y + 0.01 * direction) - cost(y - 0.01 * direction)) / 0.02
+    assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
+    monkeypatch.setattr(search, "BAND", 2)
+    monkeypatch.setattr(search, "HALO", 6)  # the tiny network reaches 3 rows
+    assert torch.allclose(search._slope(models.transforms, x, y, level, size), slope, atol=1e-3 * float(slope.abs().max()))
+
+
+def test_a_picture_of_one_pixel(codec):
+    assert codec.decode(codec.encode(Image.new("RGB", (1, 1), "red"), 50, 2)).size == (1, 1)
