@@ -25,7 +25,6 @@ from .transforms import STRIDE
 
 QUALITY = 50.0  # default
 EFFORT = 1  # default
-ROUNDS = 2  # of search.refine, per unit of effort: each latent gets its turn once
 MODEL, ENTROPY = "lite", "local"  # default weights: transforms and entropy model
 
 
@@ -78,9 +77,12 @@ class Codec:
             levels = torch.tensor([level], device=self.device)
             x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
-            y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT).long()
+            y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
         with self._timed("search"):
-            y_hat = search.refine(models, x, y_hat, levels, samples.shape[:2], ROUNDS * effort)
+            y_hat = search.refine(
+                lambda y_hat: gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1:]),
+                models.transforms, x, y_hat, levels, search.ROUNDS * effort, samples.shape[:2],
+            ).long()  # fmt: skip
         with self._timed("entropy"):
             writer = coders.Writer()
             base.write(models.entropy, y_hat, levels, writer)

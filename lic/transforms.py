@@ -99,6 +99,11 @@ class PatchTransforms(nn.Module):
         self.synthesis_fine = Blocks(config.synthesis[0], C, anchors)
         self.pixels = nn.Conv2d(C, 3 * 64, 3, padding=1)  # 24x24 pixels out of 8x8: overlap hides the blocks
 
+    def freeze_analysis(self) -> None:
+        """Let training change the synthesis only."""
+        for part in (self.embed, self.analysis_gain, self.analysis_fine, self.merge, self.analysis_coarse, self.latent_gain):
+            part.requires_grad_(False)
+
     def analysis(self, x: Tensor, level: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
         x = self.embed(F.pixel_unshuffle(x - 0.5, 8))

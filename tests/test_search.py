@@ -8,6 +8,7 @@ from PIL import Image
 
 from lic import locate, search, weights
 from lic.codec import Codec
+from lic.entropy import base, gaussian
 from lic.evaluate import metrics
 from lic.transforms import lambda_of
 
@@ -39,36 +40,44 @@ def test_effort_buys_a_better_trade(codec, models, sample, quality):
     assert costs[1][1] < costs[0][1]
 
 
-def start(models, sample, size=None):
+def start(models, sample):
     x = torch.from_numpy(np.asarray(sample.crop((0, 64, 128, 192))).copy()).permute(2, 0, 1)[None].float() / 255
     level = torch.tensor([2000])
     with torch.no_grad():
-        y_hat = models.transforms.analysis(x, level).round().long()
-    return x, y_hat, level, size or (128, 128)
+        y_hat = models.transforms.analysis(x, level).round()
+    return x, y_hat, level
+
+
+def refine(models, x, y_hat, level, rounds, size=None):
+    def predict(y_hat):
+        return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level)[1:])
+
+    with torch.no_grad():
+        return search.refine(predict, models.transforms, x, y_hat, level, rounds, size)
 
 
 def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
-    x, y_hat, level, size = start(models, sample)
-    assert torch.equal(search.refine(models, x, y_hat, level, size, 0), y_hat)
-    once = search.refine(models, x, y_hat, level, size, 2)
-    assert torch.equal(search.refine(models, x, y_hat, level, size, 2), once)
+    x, y_hat, level = start(models, sample)
+    assert torch.equal(refine(models, x, y_hat, level, 0), y_hat)
+    once = refine(models, x, y_hat, level, 2)
+    assert torch.equal(refine(models, x, y_hat, level, 2), once)
     assert 0 < int((once != y_hat).sum()) < 0.2 * y_hat.numel()
     assert int((once - y_hat).abs().max()) == 1
 
 
 def test_padding_is_free(models, sample):
     """Whatever stands in the padding, the picture's latents get the same treatment."""
-    x, y_hat, level, size = start(models, sample, (70, 90))
+    x, y_hat, level = start(models, sample)
     other = x.clone()
     other[:, :, 70:] = 0.9
     other[:, :, :, 90:] = 0.1
-    assert torch.equal(search.refine(models, x, y_hat, level, size, 2), search.refine(models, other, y_hat, level, size, 2))
+    assert torch.equal(refine(models, x, y_hat, level, 2, (70, 90)), refine(models, other, y_hat, level, 2, (70, 90)))
+    assert not torch.equal(refine(models, x, y_hat, level, 2), refine(models, other, y_hat, level, 2))
 
 
 def test_slope_is_the_derivative_and_does_not_depend_on_bands(models, sample, monkeypatch):
-    x, y_hat, level, size = start(models, sample)
-    y = y_hat.float()
-    slope = search._slope(models.transforms, x, y, level, size)
+    x, y, level = start(models, sample)
+    slope = search._slope(models.transforms, x, y, level, (128, 128))
     lam = float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
@@ -80,7 +89,7 @@ def test_slope_is_the_derivative_and_does_not_depend_on_bands(models, sample, mo
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
     monkeypatch.setattr(search, "BAND", 2)
     monkeypatch.setattr(search, "HALO", 6)  # the tiny network reaches 3 rows
-    assert torch.allclose(search._slope(models.transforms, x, y, level, size), slope, atol=1e-3 * float(slope.abs().max()))
+    assert torch.allclose(search._slope(models.transforms, x, y, level, (128, 128)), slope, atol=1e-3 * float(slope.abs().max()))
 
 
 def test_a_picture_of_one_pixel(codec):

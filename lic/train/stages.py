@@ -1,4 +1,4 @@
-"""The two stages: transforms jointly with the hyperprior, then any entropy model on frozen latents."""
+"""The stages: transforms jointly with the hyperprior, any entropy model on frozen latents, the decoder on searched integers."""
 
 import dataclasses
 from pathlib import Path
@@ -96,6 +96,38 @@ def train_entropy(
     fit(
         entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
         config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
+    )  # fmt: skip
+
+
+def train_decoder(
+    folder: Path, checkpoint: Path, device: torch.device, *, start: Path, entropy_start: Path, rounds: int, **options
+) -> None:
+    """Fit the synthesis of `start` and the entropy model of `entropy_start` to integers chosen by search, on frozen latents.
+
+    Encoders do not round (search.py): what they write is sparser than what the first two stages see.
+    """
+    parts, configs = {}, {}
+    for part, path, registry in (("transforms", start, TRANSFORMS), ("entropy", entropy_start, ENTROPY_MODELS)):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if part not in state.get("config", {}):
+            raise LicError(f"{path}: not a checkpoint of {part}")
+        parts[part] = _build(registry, *state["config"][part])
+        average = state["average"]
+        prefix = f"{part}." if any(key.startswith(f"{part}.") for key in average) else ""
+        parts[part].load_state_dict({key.removeprefix(prefix): v for key, v in average.items() if key.startswith(prefix)})
+        configs[part] = state["config"][part]
+    both = nn.ModuleDict(parts).to(device)
+    both["transforms"].freeze_analysis()
+    pictures, held_out = data.load(folder, device)
+    validation = held_out.centres(VALIDATION_SIZE)
+
+    def batch_loss(model, x, generator):
+        levels = loss.draw_levels(len(x), generator).to(device)
+        return loss.decoder_rate_distortion(model["transforms"], model["entropy"], x, levels, rounds)
+
+    fit(
+        both, batch_loss, lambda m: loss.validate(m["transforms"], m["entropy"], validation, rounds), pictures, checkpoint,
+        config=configs, **options,
     )  # fmt: skip
 
 
