@@ -31,13 +31,14 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 @click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers)
 @click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
               help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
+@click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of our encoder.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go.")
 @click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
 @out_option
 @device_option
 @threads_option
-def evaluate(folder, models, qualities, against, jobs, with_bits, compressai, out, device, threads):
+def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compressai, out, device, threads):
     """Measure bytes, PSNR, MS-SSIM, times and memory on the lossless images of FOLDER, beside other codecs.
 
     Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
@@ -46,7 +47,9 @@ def evaluate(folder, models, qualities, against, jobs, with_bits, compressai, ou
     device = _prepare(device, threads)
     from .evaluate import neighbours, plots, report, run
 
-    results = run.evaluate(folder, models, qualities, against, out, device=device.type, threads=threads, jobs=jobs, with_bits=with_bits)
+    results = run.evaluate(
+        folder, models, qualities, against, out, effort=effort, device=device.type, threads=threads, jobs=jobs, with_bits=with_bits
+    )
     if compressai:
         results["compressai"] = neighbours.times(*run.first_picture_and_models(folder, models, device.type))
     report.write(results, out)

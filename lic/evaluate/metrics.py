@@ -70,10 +70,16 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
     x, y = (torch.from_numpy(image.copy()).permute(2, 0, 1)[:, None].float() for image in (a, b))  # channels as a batch
     steps = torch.arange(_WINDOW) - _WINDOW // 2
     window = torch.exp(-(steps**2) / (2 * _SIGMA**2))
-    window = (window / window.sum())[None, None]
+    window = (window / window.sum()).tolist()
 
     def blur(image):
-        return F.conv2d(F.conv2d(image, window[..., None]), window[:, :, None])
+        for dim in (3, 2):  # shifted sums: several times quicker than a convolution of one channel
+            length = image.shape[dim] - _WINDOW + 1
+            parts = [image.narrow(dim, k, length) for k in range(_WINDOW)]
+            image = parts[_WINDOW // 2] * window[_WINDOW // 2]
+            for k in range(_WINDOW // 2):
+                image.add_(parts[k] + parts[-1 - k], alpha=window[k])
+        return image
 
     result = torch.ones(3)
     for scale, weight in enumerate(_SCALE_WEIGHTS):

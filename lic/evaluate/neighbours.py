@@ -4,6 +4,7 @@ Its architectures are timed with random weights, which cost the same arithmetic:
 package is an optional extra and nothing else here needs it.
 """
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -22,9 +23,7 @@ def times(picture: Image.Image, models: list[Codec], repeats: int = 2) -> dict[s
         from compressai.zoo import image_models
     except ImportError as error:
         raise MissingExtra("the comparison needs CompressAI: pip install 'lic[compressai]'") from error
-    from torchvision.transforms.functional import to_tensor
-
-    x = to_tensor(picture)[None]
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
     x = torch.nn.functional.pad(x, (0, -x.shape[3] % 64, 0, -x.shape[2] % 64), mode="replicate")
     found = {}
     for codec in models:

@@ -80,10 +80,11 @@ def _peak(point: dict) -> float | None:
 
 
 def _stages(name: str, point: dict, process: dict) -> list[str]:
-    seconds = " ".join(
-        f"{way}: transform {point[f'{way}_transform_s']:.3f} s, entropy stage {point[f'{way}_entropy_s']:.3f} s;"
+    parts = {
+        way: [f"{key.split('_')[1]} {value:.3f} s" for key, value in point.items() if key.startswith(f"{way}_") and key.count("_") == 2]
         for way in ("encode", "decode")
-    )
+    }
+    seconds = "; ".join(f"{way}: {', '.join(stages)}" for way, stages in parts.items())
     whole = "; ".join(f"{way} {s:.2f} s, {_or_dash(mb, 0, 0)} MB" for way, (s, mb) in process.items())
     return [f"{'':10} at quality {point['quality']:g}: {seconds}", f"{'':10} whole process, first image: {whole}"]
 

@@ -61,16 +61,16 @@ def _imagecodecs(name: str, knob: str, qualities: tuple, **options) -> Rival:
     return Rival(encode, decode, qualities, "imagecodecs", missing, " ".join(f"{k}={v}" for k, v in options.items()))
 
 
-_JPEG = partial(_pillow, "JPEG", "quality", (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93, 95), optimize=True)
+_JPEG = partial(_pillow, "JPEG", "quality", (5, 10, 20, 35, 50, 70, 85, 93), optimize=True)
 
 RIVALS = {
     "jpeg": _JPEG(subsampling=0),
     "jpeg420": _JPEG(subsampling=2),
-    "webp": _pillow("WEBP", "quality", (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95), "webp", method=6),
-    "avif": _pillow("AVIF", "quality", (10, 20, 30, 40, 50, 60, 70, 80, 90), "avif", subsampling="4:4:4", speed=2),
-    "jpeg2000": _pillow("JPEG2000", "quality_layers", (300, 160, 96, 64, 48, 36, 24, 18, 12, 8), "jpg_2000",
+    "webp": _pillow("WEBP", "quality", (0, 10, 25, 40, 60, 80, 90, 95), "webp", method=6),
+    "avif": _pillow("AVIF", "quality", (15, 25, 35, 45, 55, 65, 75, 85), "avif", subsampling="4:4:4", speed=4),
+    "jpeg2000": _pillow("JPEG2000", "quality_layers", (200, 100, 64, 40, 24, 16, 10), "jpg_2000",
                         quality_mode="rates", irreversible=True),
-    "jxl": _imagecodecs("jpegxl", "distance", (12, 9, 6, 4.5, 3.2, 2.2, 1.5, 1.0, 0.7), effort=9),
+    "jxl": _imagecodecs("jpegxl", "distance", (12, 8, 5, 3.2, 2.0, 1.2, 0.7), effort=7),
     "heif": _imagecodecs("heif", "level", (10, 20, 30, 40, 50, 60, 70, 80, 90)),
 }  # fmt: skip
 

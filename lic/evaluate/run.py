@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__, files, locate
-from ..codec import Codec
+from ..codec import EFFORT, Codec
 from ..errors import LicError
 from . import bits, metrics, published, rivals
 from .machine import process, processor, timed
@@ -39,11 +39,12 @@ class Task(NamedTuple):
     identity: str
     out: Path
     device: str
+    effort: int
 
 
 def evaluate(
     folder: Path, models: list[str], qualities: list[float], against: list[str], out: Path, *,
-    device: str = "cpu", threads: int | None = None, jobs: int = 1, with_bits: bool = False,
+    effort: int = EFFORT, device: str = "cpu", threads: int | None = None, jobs: int = 1, with_bits: bool = False,
 ) -> dict:  # fmt: skip
     """Measure; returns what report.py tells: rows, their means by codec and quality, times of whole processes."""
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in LOSSLESS)
@@ -51,7 +52,7 @@ def evaluate(
         raise LicError(f"{folder}: no lossless images (PNG, PPM, BMP, TIFF)")
     if len({path.stem for path in paths}) < len(paths):
         raise LicError(f"{folder}: two images differ in their suffix only; their files would get the same name")
-    codecs = {name: (_identity(name, device), tuple(qualities)) for name in models}
+    codecs = {name: (_identity(name, effort, device), tuple(qualities)) for name in models}
     codecs |= {name: (rivals.version(name), rivals.get(name).qualities) for name in against}
     (out / "files").mkdir(parents=True, exist_ok=True)
     log = out / "rows.jsonl"
@@ -63,7 +64,7 @@ def evaluate(
         if wanted.get(key) == row["identity"] and crcs[row["image"]] == row["image_crc"]:
             done[key] = row
     tasks = [
-        Task(name, path, tuple(q for q in steps if (name, q, path.name) not in done), identity, out, device)
+        Task(name, path, tuple(q for q in steps if (name, q, path.name) not in done), identity, out, device, effort)
         for name, (identity, steps) in codecs.items() for path in paths
     ]  # fmt: skip
     bar = tqdm(total=len(wanted), initial=len(done), unit="file", disable=None)
@@ -82,13 +83,13 @@ def evaluate(
         "lic": __version__, "torch": torch.__version__, "models": models,
         "identity": {name: identity for name, (identity, _) in codecs.items()},
         "curves": {name: _means([row for row in rows if row["codec"] == name]) for name in codecs},
-        "process": {name: _whole_process(name, paths[0], device, threads) for name in models},
+        "process": {name: _whole_process(name, paths[0], effort, device, threads) for name in models},
         "rows": rows,
     }  # fmt: skip
     if with_bits:
         pictures = [Image.open(path).convert("RGB") for path in paths]
         results["bits"] = {
-            name: {f"{q:g}": [bits.account(_model(name, device), picture, q) for picture in tqdm(pictures, "bits", disable=None)]
+            name: {f"{q:g}": [bits.account(_model(name, device), picture, q, effort) for picture in tqdm(pictures, "bits", disable=None)]
                    for q in qualities}
             for name in models
         }  # fmt: skip
@@ -132,7 +133,8 @@ def _measure(task: Task) -> Iterable[dict]:
     codec = _model(task.codec, task.device) if ours else rivals.get(task.codec)
     for quality in task.qualities:
         path = task.out / "files" / f"{task.image.stem}-{task.codec}-{quality:g}"
-        data, encoding = timed(lambda q=quality: codec.encode(picture, q))
+        options = (quality, task.effort) if ours else (quality,)
+        data, encoding = timed(lambda o=options: codec.encode(picture, *o))
         parts = {f"encode_{stage}_s": s for stage, s in codec.seconds.items()} if ours else {}
         files.write(path, data)
         decoded, decoding = timed(lambda p=path: codec.decode(p.read_bytes()))
@@ -155,20 +157,34 @@ def _model(name: str, device: str) -> Codec:
     return codec
 
 
-def _identity(name: str, device: str) -> str:
+def _identity(name: str, effort: int, device: str) -> str:
     """What a measurement of one of our models depends on: its weights, and the program, by content."""
     package = Path(__file__).parent.parent
     source = b"".join(p.read_bytes() for p in sorted((*package.glob("*.py"), *package.glob("entropy/*.py"))))
-    return f"{locate.by_name(name).name} lic {__version__} {zlib.crc32(source):08x} {device}"
+    return f"{locate.by_name(name).name} lic {__version__} {zlib.crc32(source):08x} effort {effort} {device}"
 
 
-def _whole_process(name: str, path: Path, device: str, threads: int | None) -> dict:
+def _whole_process(name: str, path: Path, effort: int, device: str, threads: int | None) -> dict:
     """Seconds and peak memory of `lic encode` and `lic decode` as processes of their own, the better of two runs."""
     model, _, entropy = name.partition("-")
     options = ["--device", device, *(["--threads", str(threads)] if threads else [])]
     with tempfile.TemporaryDirectory() as folder:
         coded, decoded = Path(folder, "a.lic"), Path(folder, "a.png")
-        encode = ["encode", "--quiet", "-q", str(WHOLE_PROCESS_QUALITY), "--model", model, "--entropy", entropy, *options, path, coded]
+        encode = [
+            "encode",
+            "--quiet",
+            "-q",
+            str(WHOLE_PROCESS_QUALITY),
+            "-e",
+            str(effort),
+            "--model",
+            model,
+            "--entropy",
+            entropy,
+            *options,
+            path,
+            coded,
+        ]
         return {"encode": min(process(encode) for _ in "12"), "decode": min(process(["decode", *options, coded, decoded]) for _ in "12")}
 
 
