@@ -49,15 +49,12 @@ class ExactLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, outputs: Tensor | slice = slice(None)) -> Tensor:
+        """outputs: which of them to compute."""
+        weight, bias = self.weight[outputs], self.bias[outputs]
         if not is_exact(x):
-            return F.linear(x, self.weight, self.bias)
-        return self.rescale(x @ self.weight.T)
-
-    def rescale(self, sums: Tensor) -> Tensor:
-        """Exact face: sums of products (..., outputs) -> activations; the bias is scaled like the sums."""
-        half = 2.0 ** (WEIGHT_FRACTION - 1)
-        return torch.floor((sums + self.bias + half) * 2.0**-WEIGHT_FRACTION).clamp(-LIMIT, LIMIT)
+            return F.linear(x, weight, bias)
+        return rescale(x @ weight.T, bias)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -76,6 +73,12 @@ class ExactLinear(nn.Module):
             raise BadWeights(f"{name}: sums can exceed 2^53")
 
 
+def rescale(sums: Tensor, bias: Tensor) -> Tensor:
+    """Exact face: sums of products (..., outputs) -> activations; the bias is scaled like the sums."""
+    half = 2.0 ** (WEIGHT_FRACTION - 1)
+    return torch.floor((sums + bias + half) * 2.0**-WEIGHT_FRACTION).clamp(-LIMIT, LIMIT)
+
+
 class ExactConv(ExactLinear):
     """k x k convolution with zero padding, stride 1: (B, inputs, h, w) -> (B, outputs, h, w)."""
 
@@ -89,7 +92,7 @@ class ExactConv(ExactLinear):
         if not is_exact(x):
             return F.conv2d(x, self.weight.view(-1, C, k, k), self.bias, padding=k // 2)
         patches = F.unfold(x, k, padding=k // 2) if k > 1 else x.flatten(2)  # (B, C k k, h w)
-        return self.rescale(patches.transpose(1, 2) @ self.weight.T).transpose(1, 2).reshape(B, -1, h, w)
+        return rescale(patches.transpose(1, 2) @ self.weight.T, self.bias).transpose(1, 2).reshape(B, -1, h, w)
 
 
 def leaky(x: Tensor) -> Tensor:

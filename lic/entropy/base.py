@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..exact import ExactConv, ExactLinear, LevelTable, leaky, to_fixed
 from . import gaussian
 
-CHUNK = 4096  # cells predicted at once: bounds the memory whatever the size of the image
+CHUNK = 4096  # positions predicted at once: bounds the memory whatever the size of the image
 Z_LIMIT = 127  # hyper latents are clamped to +-Z_LIMIT by the encoder
 Y_LIMIT = 2047  # and latents to +-Y_LIMIT
 
@@ -100,9 +100,10 @@ class Head(nn.Module):
         self.level = LevelTable(anchors, 2 * outputs)
         nn.init.normal_(self.linear.weight, std=0.1 / inputs**0.5)
 
-    def forward(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """rows: (B, n, inputs) -> mean, t, each (B, n, outputs)."""
-        mean, t = (self.linear(rows) + self.level(level)[:, None]).chunk(2, -1)
+    def forward(self, rows: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """rows: (B, n, inputs) -> mean, t, each (B, n, outputs), or of some of the channels only."""
+        wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
+        mean, t = (self.linear(rows, wanted) + self.level(level)[:, None, wanted]).chunk(2, -1)
         return mean, t
 
 
@@ -176,11 +177,11 @@ class Decoded(NamedTuple):
 
 
 def _steps(model: EntropyModel, h: int, w: int) -> list[Tensor]:
-    """The cells in coding order, by step, then by index, in pieces of one step and at most CHUNK cells."""
-    order = model.order(h, w).flatten()
+    """The cells in coding order: by step, then by CHUNK of positions, then by index; in pieces of one step and chunk."""
+    chunks = -(-h * w // CHUNK)
+    order = (model.order(h, w) * chunks + (torch.arange(h * w) // CHUNK).view(h, w)).flatten()
     cells = torch.argsort(order, stable=True)
-    steps = cells.split(torch.unique(order, return_counts=True)[1].tolist())
-    return [piece for step in steps for piece in step.split(CHUNK)]
+    return list(cells.split(torch.unique(order, return_counts=True)[1].tolist()))
 
 
 def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
@@ -195,9 +196,12 @@ def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tens
     z_hat = torch.round(model.hyper.analysis(y_hat.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
     side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     h, w = y_hat.shape[2:]
-    y_fixed, at = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device)
-    parts = [gaussian.table_index(*model.predict(side, y_fixed, chunk)) for chunk in at.split(CHUNK)]
-    mean, index = (from_rows(torch.cat([part[i] for part in parts], 1), model.groups, h, w) for i in (0, 1))
+    y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
+    parts = [
+        torch.stack(gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))).unflatten(2, at.shape)
+        for at in cells.split(CHUNK, 1)
+    ]  # each (2, 1, groups, positions, M / groups)
+    mean, index = (from_rows(rows.flatten(1, 2), model.groups, h, w) for rows in torch.cat(parts, 3))
     return z_hat, mean, index
 
 

@@ -1,6 +1,7 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,13 +35,18 @@ def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
     return taps
 
 
-def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]]) -> Tensor:
-    """Neighbourhoods of positions, zero outside the image: (B, C, h, w), (n,) -> (B, n, taps C)."""
+def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], known: Tensor | None = None) -> Tensor:
+    """Neighbourhoods of positions, zero outside the image: (B, C, h, w), (n,) -> (B, n, taps C).
+
+    known: (n,) bool, where not all positions may see their neighbours; the others get zeros.
+    """
     h, w = y.shape[2:]
     down, right = torch.tensor(taps, device=y.device).T
     row = torch.div(at, w, rounding_mode="floor")[:, None] + down  # (n, taps)
     col = (at % w)[:, None] + right
-    inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-    index = torch.where(inside, row * w + col, 0)
-    found = y.flatten(2).transpose(1, 2)[:, index]  # (B, n, taps, C)
-    return (found * inside[..., None].to(y.dtype)).flatten(2)
+    seen = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+    if known is not None:
+        seen &= known[:, None]
+    index = torch.where(seen, row * w + col, h * w)
+    rows = F.pad(y.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # one row of zeros more, for what is not seen
+    return rows[:, index].flatten(2)

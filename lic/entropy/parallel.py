@@ -4,11 +4,11 @@ Space-channel context of ELIC (He et al. 2022, section 3.2) over uneven sections
 (He et al. 2021): black cells, whose neighbours of the same section are not known yet, then white ones.
 
     z_hat ─ h_s ─► features ──────────────────────┬── linear ─► mean, scale ─┐
-    y_hat of earlier sections, 3x3 ─┐             │                          +─► mean, scale
+    y_hat of earlier sections ──────┐             │                          +─► mean, scale
     y_hat of this one, black cells ─┴─ context ─ layer ─ layer ─► correction ┘
 
 Without the correction this is a hyperprior, so training can start from one. Next to the latents the layers see
-log2(1 + |y|) of the nearest ones: scales follow sizes, over many octaves, and two layers cannot make a logarithm.
+log2(1 + |y|) of the same ones: scales follow sizes, over many octaves, and two layers cannot make a logarithm.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from ..exact import ExactLinear, LevelTable, leaky, log_size
 from . import orders
 from .base import EntropyModel, Head, Hyper, Side
 
-SQUARE = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-CROSS = [(r, c) for r, c in SQUARE if abs(r) + abs(c) < 2]  # the centre and its four neighbours
+BESIDE = [(-1, 0), (0, -1), (0, 1), (1, 0)]  # of the other colour
+HERE = [(0, 0), *BESIDE]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ParallelConfig:
     z_channels: int = 96  # N
     side: int = 192  # features of the side information
     sections: tuple[int, ...] = (1, 1, 2, 3, 3, 6)  # their shares of the channels; strong channels come first
-    hidden: int = 192
+    hidden: int = 160
     anchors: int = 9
 
 
@@ -66,13 +66,11 @@ class Parallel(EntropyModel):
         self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
         self.head = Head(config.side, config.latents, config.anchors)
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group
-        self.own = [(r, c) for r in range(-2, 3) for c in range(-2, 3) if (r + c) % 2]  # what a white cell sees of the black ones
-        self.nearest = [tap for tap in CROSS if tap in self.own]
         size = config.latents // self.groups
         self.first = [size * sum(config.sections[:k]) for k in range(len(config.sections) + 1)]  # channel of each section
         self.sections = nn.ModuleList()
         for begin, end in zip(self.first, self.first[1:], strict=False):
-            inputs = config.side + (len(SQUARE) + len(CROSS)) * begin + (len(self.own) + len(self.nearest)) * (end - begin)
+            inputs = config.side + 2 * len(HERE) * begin + 2 * len(BESIDE) * (end - begin)
             self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors))
 
     def order(self, h: int, w: int) -> Tensor:
@@ -82,27 +80,24 @@ class Parallel(EntropyModel):
         h, w = y_hat.shape[2:]
         B, C, section_of = len(y_hat), self.latents // self.groups, self.section_of.to(at.device)
         group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
+        latents = torch.stack((y_hat, log_size(y_hat)), 1)
         rows, order = [], []
         for k, begin in enumerate(self.first[:-1]):
             cells = torch.nonzero(section_of[group] == k)[:, 0]
             if len(cells):
                 here, row = torch.unique(position[cells], return_inverse=True)
-                predicted = self._predict_section(k, side, y_hat, here).view(B, len(here), 2, -1, C).transpose(2, 3)
+                predicted = self._predict_section(k, side, latents, here).view(B, len(here), 2, -1, C).transpose(2, 3)
                 rows.append(predicted[:, row, group[cells] - begin // C])  # (B, cells, 2, C)
                 order.append(cells)
         mean, t = torch.cat(rows, 1)[:, torch.argsort(torch.cat(order))].unbind(2)
         return mean, t
 
-    def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> Tensor:
-        """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t."""
+    def _predict_section(self, k: int, side: Side, latents: Tensor, at: Tensor) -> Tensor:
+        """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t. latents: (B, 2, M, h, w)."""
         begin, end = self.first[k : k + 2]
-        white = orders.checkerboard(*y_hat.shape[2:]).flatten().to(at.device)[at, None].to(y_hat.dtype)
-        earlier, own = y_hat[:, :begin], y_hat[:, begin:end]
+        white = orders.checkerboard(*latents.shape[3:]).flatten().to(at.device)[at] == 1
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)
-        context = (
-            features,
-            orders.gather(earlier, at, SQUARE), orders.gather(log_size(earlier), at, CROSS),
-            orders.gather(own, at, self.own) * white, orders.gather(log_size(own), at, self.nearest) * white,
-        )  # fmt: skip
-        prior = torch.stack([part[..., begin:end] for part in self.head(features, side.level)], 2).flatten(2)
-        return prior + self.sections[k](torch.cat(context, -1), side.level)
+        earlier = orders.gather(latents[:, :, :begin].flatten(1, 2), at, HERE)
+        own = orders.gather(latents[:, :, begin:end].flatten(1, 2), at, BESIDE, white)
+        prior = torch.cat(self.head(features, side.level, slice(begin, end)), -1)
+        return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level)
