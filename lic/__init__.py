@@ -5,7 +5,7 @@ torch is imported on first use, so that `import lic`, `lic --help` and `lic info
 
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, NotLic, TooLarge, Unsupported
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BadWeights", "Codec", "Corrupt", "LicError", "MissingWeights", "NotLic", "TooLarge", "Unsupported",
     "decode", "encode", "open",

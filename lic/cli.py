@@ -78,7 +78,7 @@ def _not_the_same(source: Path, target: Path) -> None:
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50.0, show_default=True, help="0 (smallest) .. 100 (best).")
 @click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Time spent on smaller files; 0 is quickest.")
 @click.option("--model", default="lite", show_default=True, metavar="NAME", help="Transforms.")
-@click.option("--entropy", default="local", show_default=True, metavar="NAME", help="Entropy model: local or hyperprior.")
+@click.option("--entropy", default="parallel", show_default=True, metavar="NAME", help="Entropy model: parallel, local or hyperprior.")
 @weights_option
 @device_option
 @threads_option

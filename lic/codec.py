@@ -25,7 +25,7 @@ from .transforms import STRIDE
 
 QUALITY = 50.0  # default
 EFFORT = 1  # default
-MODEL, ENTROPY = "lite", "local"  # default weights: transforms and entropy model
+MODEL, ENTROPY = "lite", "parallel"  # default weights: transforms and entropy model
 
 
 class Codec:

@@ -61,7 +61,7 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compre
 
 
 @click.command()
-@click.option("--model", default="lite-local", show_default=True, metavar="NAME")
+@click.option("--model", default="lite-parallel", show_default=True, metavar="NAME")
 @click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, callback=_numbers, help="Megapixels.")
 @out_option
 @device_option
@@ -136,14 +136,15 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @train.command("transforms")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
-@click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="The same for the hyperprior.")
+@click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
+@click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
 @_training_options
-def train_transforms(folder, architecture, entropy_config, checkpoint, device, threads, config, **options):
-    """Train transforms jointly with a hyperprior on the images of FOLDER."""
+def train_transforms(folder, architecture, checkpoint, device, threads, **options):
+    """Train transforms jointly with an entropy model on the images of FOLDER."""
     device = _prepare(device, threads, options["crop"], options["last_crop"])
     from .train import stages
 
-    stages.train_transforms(folder, checkpoint, device, name=architecture, config=config, entropy_config=entropy_config, **options)
+    stages.train_transforms(folder, checkpoint, device, name=architecture, **options)
 
 
 @train.command("entropy")

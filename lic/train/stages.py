@@ -1,4 +1,4 @@
-"""The stages: transforms jointly with the hyperprior, any entropy model on frozen latents, the decoder on searched integers."""
+"""The stages: transforms jointly with an entropy model, any entropy model on frozen latents, the decoder on searched integers."""
 
 import dataclasses
 from pathlib import Path
@@ -33,21 +33,22 @@ def train_transforms(
     *,
     name: str,
     config: dict,
+    entropy: str = "hyperprior",
     entropy_config: dict,
     start: Path | None = None,
     **options,
 ) -> None:
-    """Train the transforms `name` and a hyperprior on the images of `folder`; see loop.fit for the options.
+    """Train the transforms `name` and the model `entropy` on the images of `folder`; see loop.fit for the options.
 
     `start`: a checkpoint of this stage; what its models have in common with these starts from there (_adopt).
     """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
-    entropy = _build(ENTROPY_MODELS, "hyperprior", {"latents": M, "anchors": transforms.config.anchors} | entropy_config)
+    model = _build(ENTROPY_MODELS, entropy, {"latents": M, "anchors": transforms.config.anchors} | entropy_config)
     pictures, held_out = data.load(folder, device)
-    both = nn.ModuleDict({"transforms": transforms, "entropy": entropy}).to(device)
+    both = nn.ModuleDict({"transforms": transforms, "entropy": model}).to(device)
     if not checkpoint.exists():
-        linear_start.initialise(transforms, entropy, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
+        linear_start.initialise(transforms, model, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
         if start:
             _adopt(both, _averages(start))
     validation = held_out.centres(VALIDATION_SIZE)
@@ -59,7 +60,7 @@ def train_transforms(
     fit(
         both, batch_loss, lambda m: loss.validate(m["transforms"], m["entropy"], validation), pictures, checkpoint,
         config={"transforms": [name, dataclasses.asdict(transforms.config)],
-                "entropy": ["hyperprior", dataclasses.asdict(entropy.config)]}, **options,
+                "entropy": [entropy, dataclasses.asdict(model.config)]}, **options,
     )  # fmt: skip
 
 
