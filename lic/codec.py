@@ -79,10 +79,11 @@ class Codec:
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
             y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
         with self._timed("search"):
-            y_hat = search.refine(
-                lambda y_hat: gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1:]),
-                models.transforms, x, y_hat, levels, search.ROUNDS * effort, samples.shape[:2],
-            ).long()  # fmt: skip
+
+            def predict(y_hat):
+                return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1:])
+
+            y_hat = search.refine(predict, models.transforms, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
         with self._timed("entropy"):
             writer = coders.Writer()
             base.write(models.entropy, y_hat, levels, writer)
@@ -134,6 +135,12 @@ def _level(quality: float) -> int:
     if not 0 <= quality <= 100:  # a NaN fails too
         raise LicError(f"quality must be between 0 and 100, not {quality:g}")
     return round(quality * LEVELS / 100)
+
+
+def _rounds(effort: int) -> int:
+    if effort not in range(10):
+        raise LicError(f"effort must be one of 0 .. 9, not {effort}")
+    return search.ROUNDS * effort
 
 
 def _pad(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Rounding every latent by itself is not the best choice of integers: the transfor
 latent costs is known only from its neighbours. Each round weighs, for every latent, a step up and a step down:
 
     change of bits                 by the entropy model's own mean and scale, as the coder would count
-    change of lambda 255^2 MSE     slope d + curvature/2 d^2 for a decoded latent that moves by d; the slope comes from
+    change of distortion           slope d + curvature/2 d^2 for a decoded latent that moves by d; the slope comes from
                                    one backward pass through the synthesis, the curvature is CURVATURE for all
 
 and takes the better one where the sum falls. Latents of one colour of a checkerboard in row, column and channel move
@@ -21,7 +21,8 @@ from .entropy import gaussian
 from .entropy.base import Y_LIMIT
 from .transforms import lambda_of
 
-CURVATURE = 12 / math.log(2)  # bits per squared step: optimal step sizes make it so, see train/linear_start.py
+WORTH = 1.6  # lambda here over lambda in training: with noise in place of rounding, bits look dearer than they are
+CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: optimal step sizes make it so, see train/linear_start.py
 ROUNDS = 2  # per unit of effort: every latent gets its turn once
 BAND, HALO = 32, 16  # rows of latents that get their slopes at once; a latent reaches 8 rows of latents far
 
@@ -58,10 +59,10 @@ def refine(
 
 
 def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
-    """Derivative of lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, by y_dec."""
+    """Derivative of WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, by y_dec."""
     height, width = size
     h = y_dec.shape[2]
-    scale = (lambda_of(transforms.config, level) * 255**2 / 3)[:, None, None, None]
+    scale = (WORTH * lambda_of(transforms.config, level) * 255**2 / 3)[:, None, None, None]
     scale = scale * torch.ones_like(x[:, :1])
     scale[:, :, height:] = scale[:, :, :, width:] = 0  # what pads the picture may be wrong
     slope = torch.empty_like(y_dec)
