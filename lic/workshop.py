@@ -33,7 +33,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
               help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
 @click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of our encoder.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
-@click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go.")
+@click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
 @click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
 @out_option
 @device_option

@@ -92,10 +92,11 @@ def test_train_decoder_on_searched_integers(folder, tmp_path, monkeypatch):
     assert codec.decode(codec.encode(picture, 50)).size == picture.size
 
 
-def test_linear_start_is_a_working_codec(folder):
+@pytest.mark.parametrize("width", [192, 224])
+def test_linear_start_is_a_working_codec(folder, width):
     torch.manual_seed(0)
     pictures, held_out = data.load(folder, torch.device("cpu"))
-    transforms = PatchTransforms(TransformsConfig(width=192, latents=256))
+    transforms = PatchTransforms(TransformsConfig(width=width, latents=256))
     entropy = Hyperprior(HyperpriorConfig())
     linear_start.initialise(transforms, entropy, pictures.crops(64, 128, torch.Generator().manual_seed(0)))
     x = held_out.centres(128)

@@ -88,9 +88,9 @@ def evaluate(
     }  # fmt: skip
     if with_bits:
         pictures = [Image.open(path).convert("RGB") for path in paths]
+        middle = sorted(qualities)[len(qualities) // 2]
         results["bits"] = {
-            name: {f"{q:g}": [bits.account(_model(name, device), picture, q, effort) for picture in tqdm(pictures, "bits", disable=None)]
-                   for q in qualities}
+            name: {f"{middle:g}": [bits.account(_model(name, device), picture, middle, effort) for picture in tqdm(pictures, "bits", disable=None)]}
             for name in models
         }  # fmt: skip
     return results

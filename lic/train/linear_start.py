@@ -33,23 +33,28 @@ def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     `entropy` needs a Head called `head`: its scales become those of the components at every quality.
     """
     config = transforms.config
+    C = min(config.width, 3 * 64)  # wider networks have further features: random ones, that nothing looks at yet
 
-    def set_centre(conv, matrix):
+    def producer(conv, matrix):
+        conv.weight[: len(matrix)] = matrix[:, :, None, None]
+        conv.bias.zero_()
+
+    def consumer(conv, matrix):
         conv.weight.zero_()
-        conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = matrix
+        conv.weight[:, : matrix.shape[1], conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = matrix
         conv.bias.zero_()
 
     blocks = F.pixel_unshuffle(x - 0.5, 8)
-    basis, deviation = _principal(_as_rows(blocks), config.width)
+    basis, deviation = _principal(_as_rows(blocks), C)
     whitening = deviation.clamp_min(1e-3).pow(-0.5)[:, None]  # half-way: all components within sight of the blocks
-    set_centre(transforms.embed, basis * whitening)
-    set_centre(transforms.pixels, (basis / whitening).T)
+    producer(transforms.embed, basis * whitening)
+    consumer(transforms.pixels, (basis / whitening).T)
 
-    features = F.pixel_unshuffle(F.conv2d(blocks, transforms.embed.weight), 2)
+    features = F.pixel_unshuffle(F.conv2d(blocks, transforms.embed.weight[:C]), 2)
     scale = whitening[:, 0].repeat_interleave(4)  # undo the whitening: PCA must weigh errors as pixels do
     basis, deviation = _principal(_as_rows(features / scale[:, None, None]), config.latents)
-    set_centre(transforms.merge, basis / scale)
-    set_centre(transforms.split, (basis * scale).T)
+    consumer(transforms.merge, basis / scale)
+    producer(transforms.split, (basis * scale).T)
 
     levels = torch.linspace(0, LEVELS, config.anchors, device=x.device)
     # an orthonormal transform with steps of s 8-bit units: MSE = s^2 / 12 over 3 samples a pixel, bits fall by log2 s
