@@ -89,10 +89,10 @@ def evaluate(
     if with_bits:
         pictures = [Image.open(path).convert("RGB") for path in paths]
         middle = sorted(qualities)[len(qualities) // 2]
-        results["bits"] = {
-            name: {f"{middle:g}": [bits.account(_model(name, device), picture, middle, effort) for picture in tqdm(pictures, "bits", disable=None)]}
-            for name in models
-        }  # fmt: skip
+        results["bits"] = {}
+        for name in models:
+            bar = tqdm(pictures, "bits", disable=None)
+            results["bits"][name] = {f"{middle:g}": [bits.account(_model(name, device), picture, middle, effort) for picture in bar]}
     return results
 
 
