@@ -123,7 +123,7 @@ def test_rows_round_trip():
 
 
 def test_wavefront_window_is_the_raster_causal_one():
-    taps = orders.causal_taps(orders.wavefront(8, 8, 2), 2)
+    taps = orders.known_taps(orders.wavefront(8, 8, 2), 2)
     assert taps == [(r, c) for r in (-2, -1, 0) for c in range(-2, 3) if r < 0 or c < 0]
     order = orders.wavefront(32, 48, 2)
     assert len(order.unique()) == 48 + 3 * 31
@@ -133,6 +133,14 @@ def test_gather_pads_with_zeros():
     y = torch.arange(1.0, 13).reshape(1, 1, 3, 4)
     got = orders.gather(y, torch.tensor([0, 5, 11]), [(-1, 0), (0, -1), (1, 1)])
     assert got.tolist() == [[[0, 0, 6], [2, 5, 11], [8, 11, 0]]]
+
+
+def test_gather_hides_what_the_order_has_not_reached():
+    y = torch.arange(1.0, 13).reshape(1, 1, 3, 4)
+    taps = [(-1, 0), (0, -1), (0, 1)]
+    assert orders.gather(y, torch.tensor([5, 6]), taps, orders.checkerboard(3, 4)).tolist() == [[[0, 0, 0], [3, 6, 8]]]
+    assert orders.gather(y, torch.tensor([5, 6]), taps, orders.wavefront(3, 4, 1)).tolist() == [[[2, 5, 0], [3, 6, 0]]]
+    assert orders.known_taps(orders.checkerboard(8, 8), 1) == [(-1, 0), (0, -1), (0, 1), (1, 0)]
 
 
 def test_constants_fit_the_exact_range():

@@ -58,7 +58,7 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     path = locate.by_name("tiny", (TINY,))
     transforms, _ = weights.load(path)
     checkpoint = tmp_path / "e.pt"
-    config = json.loads(SMALL_ENTROPY) | ({"sections": [1, 1, 2]} if entropy_name == "parallel" else {})
+    config = json.loads(SMALL_ENTROPY) | ({"sections": [1, 1, 2]} if entropy_name in ("parallel", "cross-channel") else {})
     options = {"minutes": 0.02, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
     stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")

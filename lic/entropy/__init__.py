@@ -2,10 +2,11 @@
 
 from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
-from .parallel import Parallel, ParallelConfig
+from .sections import CrossChannelConfig, ParallelConfig, Sections
 
 ENTROPY_MODELS = {
     "hyperprior": (Hyperprior, HyperpriorConfig),
     "local": (Local, LocalConfig),
-    "parallel": (Parallel, ParallelConfig),
+    "parallel": (Sections, ParallelConfig),
+    "cross-channel": (Sections, CrossChannelConfig),
 }

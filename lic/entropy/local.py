@@ -39,7 +39,7 @@ class Local(EntropyModel):
         super().__init__()
         self.config, self.latents = config, config.latents
         self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
-        self.taps = orders.causal_taps(orders.wavefront(8, 8, REACH), REACH)
+        self.taps = orders.known_taps(orders.wavefront(8, 8, REACH), REACH)
         self.context = ExactLinear(len(self.taps) * config.latents, config.context)
         self.hidden = ExactLinear(config.context + config.side, config.hidden)
         self.head = Head(config.side + config.hidden, config.latents, config.anchors)
@@ -48,7 +48,8 @@ class Local(EntropyModel):
         return orders.wavefront(h, w, REACH)[None]
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        context = leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
+        order = orders.wavefront(*y_hat.shape[2:], REACH)
+        context = leaky(self.context(orders.gather(y_hat, at, self.taps, order)))  # (B, n, context)
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
         hidden = leaky(self.hidden(torch.cat((context, features), -1)))
         return self.head(torch.cat((features, hidden), -1), side.level)

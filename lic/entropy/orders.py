@@ -1,7 +1,6 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,8 +18,8 @@ def checkerboard(h: int, w: int) -> Tensor:
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
 
 
-def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
-    """Offsets (row, col) within +-reach whose step is smaller than the centre's, wherever both exist.
+def known_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
+    """Offsets (row, col) within +-reach whose step is smaller than the centre's somewhere, in raster order.
 
     order: (h, w) with h, w > 2 reach, so that every offset occurs.
     """
@@ -30,23 +29,24 @@ def causal_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
         for dc in range(-reach, reach + 1):
             rows, cols = (slice(max(0, -d), n - max(0, d)) for d, n in ((dr, h), (dc, w)))
             there = order[max(0, dr) : h + min(0, dr), max(0, dc) : w + min(0, dc)]
-            if bool((there < order[rows, cols]).all()):
+            if bool((there < order[rows, cols]).any()):
                 taps.append((dr, dc))
     return taps
 
 
-def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], known: Tensor | None = None) -> Tensor:
+def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | None = None) -> Tensor:
     """Neighbourhoods of positions, zero outside the image: (B, C, h, w), (n,) -> (B, n, taps C).
 
-    known: (n,) bool, where not all positions may see their neighbours; the others get zeros.
+    order: (h, w) steps; where given, neighbours of an equal or larger step than the position's are zero too.
     """
     h, w = y.shape[2:]
     down, right = torch.tensor(taps, device=y.device).T
     row = torch.div(at, w, rounding_mode="floor")[:, None] + down  # (n, taps)
     col = (at % w)[:, None] + right
     seen = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-    if known is not None:
-        seen &= known[:, None]
-    index = torch.where(seen, row * w + col, h * w)
-    rows = F.pad(y.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # one row of zeros more, for what is not seen
-    return rows[:, index].flatten(2)
+    index = torch.where(seen, row * w + col, 0)
+    if order is not None:
+        steps = order.flatten().to(y.device)
+        seen &= steps[index] < steps[at][:, None]
+    found = y.flatten(2).transpose(1, 2)[:, index]  # (B, n, taps, C)
+    return found.mul_(seen[..., None].to(y.dtype)).flatten(2)
