@@ -169,11 +169,11 @@ def train_entropy(name, folder, model, checkpoint, device, threads, config, **op
               help="Checkpoint of the entropy model; --start is that of the transforms.")  # fmt: skip
 @click.option("--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of the encoder whose integers are learned.")
 @_training_options
-def train_decoder(folder, checkpoint, effort, start, device, threads, config, **options):
-    """Fit synthesis and entropy model to the integers that an encoder's search chooses."""
+def train_decoder(folder, checkpoint, effort, start, device, threads, **options):
+    """Fit synthesis and entropy model to the integers that an encoder's search chooses; --config may enlarge the synthesis."""
     device = _prepare(device, threads, options["crop"], options["last_crop"])
-    if start is None or config:
-        raise click.UsageError("--start is needed, and --config is what the checkpoints say")
+    if start is None:
+        raise click.UsageError("--start, a checkpoint of transforms, is needed")
     from .search import ROUNDS
     from .train import stages
 

@@ -101,22 +101,24 @@ def train_entropy(
 
 
 def train_decoder(
-    folder: Path, checkpoint: Path, device: torch.device, *, start: Path, entropy_start: Path, rounds: int, **options
+    folder: Path, checkpoint: Path, device: torch.device, *, start: Path, entropy_start: Path, config: dict, rounds: int, **options
 ) -> None:
     """Fit the synthesis of `start` and the entropy model of `entropy_start` to integers chosen by search, on frozen latents.
 
     Encoders do not round (search.py): what they write is sparser than what the first two stages see.
+    config: fields of the transforms' config that differ from `start`, where the synthesis is to grow.
     """
     parts, configs = {}, {}
-    for part, path, registry in (("transforms", start, TRANSFORMS), ("entropy", entropy_start, ENTROPY_MODELS)):
+    for part, path, registry, changes in (("transforms", start, TRANSFORMS, config), ("entropy", entropy_start, ENTROPY_MODELS, {})):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if part not in state.get("config", {}):
             raise LicError(f"{path}: not a checkpoint of {part}")
-        parts[part] = _build(registry, *state["config"][part])
+        name, fields = state["config"][part]
+        parts[part] = _build(registry, name, fields | changes)
+        configs[part] = [name, dataclasses.asdict(parts[part].config)]
         average = state["average"]
         prefix = f"{part}." if any(key.startswith(f"{part}.") for key in average) else ""
-        parts[part].load_state_dict({key.removeprefix(prefix): v for key, v in average.items() if key.startswith(prefix)})
-        configs[part] = state["config"][part]
+        _adopt(parts[part], {key.removeprefix(prefix): v for key, v in average.items() if key.startswith(prefix)})
     both = nn.ModuleDict(parts).to(device)
     both["transforms"].freeze_analysis()
     pictures, held_out = data.load(folder, device)
