@@ -111,5 +111,5 @@ def test_transforms_are_found_beside_their_entropy_model_and_are_no_entropy_mode
 
 
 def test_shipped_weights_load():
-    for name in ("lite", "lite-hyperprior", "lite-local"):
+    for name in ("lite", "lite-hyperprior", "lite-local", "lite-parallel"):
         weights.load(locate.by_name(name))

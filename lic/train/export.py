@@ -1,5 +1,6 @@
 """Checkpoint -> weights files."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
         model, config_class = TRANSFORMS[architecture]
         transforms = model(config_class(**fields))
         transforms.load_state_dict(_part(average, "transforms."))
-        written.append(weights.save(transforms, folder, name, "transforms", architecture, fields))
+        written.append(weights.save(transforms, folder, name, "transforms", architecture, dataclasses.asdict(transforms.config)))
         latents_of = locate.fingerprint_of(written[0])
         average = _part(average, "entropy.")
     elif "entropy" in config:
@@ -36,7 +37,7 @@ def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
     entropy.load_state_dict(average)
     exact.freeze(entropy)
     called = f"{name}-{architecture}"
-    return [*written, weights.save(entropy, folder, called, "entropy", architecture, fields, latents_of)]
+    return [*written, weights.save(entropy, folder, called, "entropy", architecture, dataclasses.asdict(entropy.config), latents_of)]
 
 
 def _part(state: dict, prefix: str) -> dict:
