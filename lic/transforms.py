@@ -1,7 +1,7 @@
 """Analysis (g_a: image -> latents) and synthesis (g_s: latents -> image), float32.
 
     x (B,3,H,W) ─ 8x8 patches ─ embed ─ blocks at 1/8 ─ 2x2 patches ─ merge ─ blocks at 1/16 ─ * gain ─► y
-    y_hat ─ / gain ─ blocks at 1/16 ─ split ─ 2x2 patches ─ blocks at 1/8 ─ pixels ─ 8x8 patches ─ finish ─► x_hat
+    y_hat ─ / gain ─ blocks at 1/16 ─ split ─ 2x2 patches ─ blocks at 1/8 ─ pixels ─ 8x8 patches ─► x_hat
 
 Every path is linear plus residual branches, so a network whose branches are zero *is* a linear
 transform codec; training starts from the best one (train/linear_start.py). One network serves all
@@ -29,7 +29,6 @@ class TransformsConfig:
     latents: int = 256  # M, channels of y and of the blocks at 1/16
     analysis: tuple[int, int] = (4, 3)  # blocks at 1/8 and at 1/16
     synthesis: tuple[int, int] = (8, 3)
-    finish: int = 0  # hidden channels of the `Finish` behind the synthesis; 0: none
     anchors: int = 9  # quality levels with gains of their own
     lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
     lambda_high: float = 0.16  # and of quality 100; geometric in between
@@ -72,23 +71,6 @@ class Blocks(nn.ModuleList):
         return x
 
 
-class Finish(nn.Module):
-    """x + mix(silu(expand(x) + shift(level))) at 1/4, both 3x3: smooths what the 8x8 patches leave of their edges."""
-
-    def __init__(self, hidden: int, anchors: int):
-        super().__init__()
-        self.expand = nn.Conv2d(3 * 16, hidden, 3, padding=1)
-        self.shift = LevelTable(anchors, hidden)
-        self.mix = nn.Conv2d(hidden, 3 * 16, 3, padding=1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(x, 4)
-        x = x + self.mix(F.silu(self.expand(x) + self.shift(level)[:, :, None, None]))
-        return F.pixel_shuffle(x, 4)
-
-
 class LogGain(LevelTable):
     """Positive per-channel factors, log-interpolated over quality: (B, C, h, w) -> the same, scaled."""
 
@@ -116,12 +98,6 @@ class PatchTransforms(nn.Module):
         self.synthesis_gain = LogGain(anchors, C)
         self.synthesis_fine = Blocks(config.synthesis[0], C, anchors)
         self.pixels = nn.Conv2d(C, 3 * 64, 3, padding=1)  # 24x24 pixels out of 8x8: overlap hides the blocks
-        self.finish = Finish(config.finish, anchors) if config.finish else None
-
-    def freeze_analysis(self) -> None:
-        """Let training change the synthesis only."""
-        for part in (self.embed, self.analysis_gain, self.analysis_fine, self.merge, self.analysis_coarse, self.latent_gain):
-            part.requires_grad_(False)
 
     def analysis(self, x: Tensor, level: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
@@ -134,8 +110,7 @@ class PatchTransforms(nn.Module):
         """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
         x = self.split(self.synthesis_coarse(self.latent_ungain(y_hat, level), level))
         x = self.synthesis_fine(self.synthesis_gain(F.pixel_shuffle(x, 2), level), level)
-        x = F.pixel_shuffle(self.pixels(x), 8)
-        return (x if self.finish is None else self.finish(x, level)) + 0.5
+        return F.pixel_shuffle(self.pixels(x), 8) + 0.5
 
 
 TRANSFORMS = {"patch": (PatchTransforms, TransformsConfig)}

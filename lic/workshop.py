@@ -163,23 +163,6 @@ def train_entropy(name, folder, model, checkpoint, device, threads, config, **op
     stages.train_entropy(folder, checkpoint, transforms.to(device), locate.fingerprint_of(path), name=name, config=config, **options)
 
 
-@train.command("decoder")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--entropy-start", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True,
-              help="Checkpoint of the entropy model; --start is that of the transforms.")  # fmt: skip
-@click.option("--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of the encoder whose integers are learned.")
-@_training_options
-def train_decoder(folder, checkpoint, effort, start, device, threads, **options):
-    """Fit synthesis and entropy model to the integers that an encoder's search chooses; --config may enlarge the synthesis."""
-    device = _prepare(device, threads, options["crop"], options["last_crop"])
-    if start is None:
-        raise click.UsageError("--start, a checkpoint of transforms, is needed")
-    from .search import ROUNDS
-    from .train import stages
-
-    stages.train_decoder(folder, checkpoint, device, start=start, rounds=ROUNDS * effort, **options)
-
-
 @train.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--name", default="lite", show_default=True, help="Name of the transforms.")

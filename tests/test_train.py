@@ -73,26 +73,6 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     assert model.latents == 24
 
 
-def test_train_decoder_on_searched_integers(folder, tmp_path, monkeypatch):
-    """The synthesis and the entropy model change, the analysis does not; what comes out codes real files."""
-    monkeypatch.chdir(tmp_path)
-    options = ("--batch", "2", "--crop", "64", "--threads", "1")
-    lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.01", "--config", SMALL, "--entropy-config", SMALL_ENTROPY, *options)
-    output = lic(
-        "train", "decoder", folder, "--out", "d.pt", "--start", "t.pt", "--entropy-start", "t.pt", "--minutes", "0.05",
-        "--config", '{"finish": 8}', *options,
-    ).stdout  # fmt: skip
-    assert held_out_losses(output)
-    before, after = (torch.load(name, weights_only=True)["average"] for name in ("t.pt", "d.pt"))
-    changed = {key for key in after if not torch.equal(before.get(key, torch.zeros(())), after[key])}
-    assert {"transforms.pixels.weight", "transforms.finish.mix.weight", "entropy.head.linear.weight"} <= changed
-    assert not any("analysis" in key or "embed" in key or "latent_gain" in key for key in changed if key.startswith("transforms"))
-    lic("train", "export", "d.pt", "--name", "small", "--folder", "w")
-    codec = Codec("small", "hyperprior", weights_folder=tmp_path / "w")
-    picture = Image.open(DATA / "sample.png")
-    assert codec.decode(codec.encode(picture, 50)).size == picture.size
-
-
 @pytest.mark.parametrize("width", [192, 224])
 def test_linear_start_is_a_working_codec(folder, width):
     torch.manual_seed(0)

@@ -127,25 +127,20 @@ class Rate(NamedTuple):
     y_dec: Tensor  # (B, M, h, w): the latent as the synthesis sees it; if noisy, gradient straight through to y
 
 
-def estimate(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Float face: mean and t of all latents y_hat (B, M, h, w), integers, and their z (B, N, h/4, w/4), unrounded."""
-    h, w = y_hat.shape[2:]
-    z = model.hyper.analysis(y_hat)
-    features = model.hyper.synthesis(round_through(z))
-    at = torch.arange(model.groups * h * w, device=y_hat.device)
-    mean, t = model.predict(Side(features, level), y_hat, at)
-    mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
-    return mean, t, z.float()
-
-
 def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     """Differentiable bits of y: (B, M, h, w) real, unrounded.
 
     noisy=True measures y + U(-1/2, 1/2), which has a gradient for the analysis; noisy=False measures
     the integers themselves, for training an entropy model on frozen latents.
     """
+    h, w = y.shape[2:]
     y_hat = round_through(y)
-    mean, t, z = estimate(model, y_hat, level)
+    z = model.hyper.analysis(y_hat)
+    features = model.hyper.synthesis(round_through(z))
+    at = torch.arange(model.groups * h * w, device=y.device)
+    mean, t = model.predict(Side(features, level), y_hat, at)
+    mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
+    z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
     y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), mean, t)
     offset = gaussian.centroid(y_hat, mean, t) - y_hat

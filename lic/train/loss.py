@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .. import search
 from ..container import LEVELS
-from ..entropy.base import EntropyModel, Rate, estimate, rate
+from ..entropy.base import EntropyModel, Rate, rate
 from ..transforms import lambda_of
 
 STEP_WORTH = 6 / math.log(2)  # bits per squared step
@@ -22,28 +21,13 @@ def draw_levels(count: int, generator: torch.Generator) -> Tensor:
 
 def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """lambda 255^2 MSE + bits per pixel, averaged with weights that give all qualities a like say."""
-    return _loss(transforms, _rate(entropy, transforms.analysis(x, level), level, noisy=True), x, level)
-
-
-def decoder_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor, rounds: int) -> tuple[Tensor, dict]:
-    """The same of integers as an encoder chooses them, by `rounds` of search: no gradient for the analysis."""
-    return _loss(transforms, _rate(entropy, symbols(transforms, entropy, x, level, rounds), level, noisy=False), x, level)
-
-
-def _loss(transforms, coded: Rate, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
+    coded = _rate(entropy, transforms.analysis(x, level), level, noisy=True)
     x_hat = transforms.synthesis(coded.y_dec, level).float()
     mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
     bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
     lam = lambda_of(transforms.config, level)
     loss = (lam / 0.01) ** -0.45 * (lam * mse + bpp)  # the bracket grows about like lambda^0.5
     return loss.mean(), {"bpp": bpp.detach().mean(), "psnr": psnr(mse.detach()).mean()}
-
-
-@torch.no_grad()
-def symbols(transforms, entropy: EntropyModel, x: Tensor, level: Tensor, rounds: int) -> Tensor:
-    """The integers that an encoder would write, but for the rounding of the entropy model itself: (B, M, h, w) float32."""
-    y_hat = torch.round(transforms.analysis(x, level).float())
-    return search.refine(lambda y_hat: estimate(entropy, y_hat, level)[:2], transforms, x, y_hat, level, rounds)
 
 
 def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
@@ -74,17 +58,14 @@ def psnr(mse: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(transforms, entropy: EntropyModel, pictures: Tensor, rounds: int = 0) -> dict:
-    """Bits per pixel (integers, estimated) and PSNR (8-bit output) at five qualities, and their mean loss.
-
-    rounds: of search in the encoder.
-    """
+def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
+    """Bits per pixel (integers, estimated) and PSNR (8-bit output) at five qualities, and their mean loss."""
     rows, total = [], 0.0
     for value in VALIDATION_LEVELS:
         bpp, dB, loss = [], [], []
         for x in pictures.split(8):
             level = torch.full((len(x),), value, device=x.device)
-            coded = rate(entropy, symbols(transforms, entropy, x, level, rounds), level, noisy=False)
+            coded = rate(entropy, transforms.analysis(x, level), level, noisy=False)
             x_hat = transforms.synthesis(coded.y_dec, level).float().clamp(0, 1)
             mse = ((x_hat * 255).round() - x * 255).square().mean((1, 2, 3))
             bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))

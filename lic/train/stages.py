@@ -1,4 +1,4 @@
-"""The stages: transforms jointly with an entropy model, any entropy model on frozen latents, the decoder on searched integers."""
+"""The two stages: transforms jointly with an entropy model, then any entropy model on frozen latents."""
 
 import dataclasses
 from pathlib import Path
@@ -97,40 +97,6 @@ def train_entropy(
     fit(
         entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
         config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
-    )  # fmt: skip
-
-
-def train_decoder(
-    folder: Path, checkpoint: Path, device: torch.device, *, start: Path, entropy_start: Path, config: dict, rounds: int, **options
-) -> None:
-    """Fit the synthesis of `start` and the entropy model of `entropy_start` to integers chosen by search, on frozen latents.
-
-    Encoders do not round (search.py): what they write is sparser than what the first two stages see.
-    config: fields of the transforms' config that differ from `start`, where the synthesis is to grow.
-    """
-    parts, configs = {}, {}
-    for part, path, registry, changes in (("transforms", start, TRANSFORMS, config), ("entropy", entropy_start, ENTROPY_MODELS, {})):
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if part not in state.get("config", {}):
-            raise LicError(f"{path}: not a checkpoint of {part}")
-        name, fields = state["config"][part]
-        parts[part] = _build(registry, name, fields | changes)
-        configs[part] = [name, dataclasses.asdict(parts[part].config)]
-        average = state["average"]
-        prefix = f"{part}." if any(key.startswith(f"{part}.") for key in average) else ""
-        _adopt(parts[part], {key.removeprefix(prefix): v for key, v in average.items() if key.startswith(prefix)})
-    both = nn.ModuleDict(parts).to(device)
-    both["transforms"].freeze_analysis()
-    pictures, held_out = data.load(folder, device)
-    validation = held_out.centres(VALIDATION_SIZE)
-
-    def batch_loss(model, x, generator):
-        levels = loss.draw_levels(len(x), generator).to(device)
-        return loss.decoder_rate_distortion(model["transforms"], model["entropy"], x, levels, rounds)
-
-    fit(
-        both, batch_loss, lambda m: loss.validate(m["transforms"], m["entropy"], validation, rounds), pictures, checkpoint,
-        config=configs, **options,
     )  # fmt: skip
 
 
