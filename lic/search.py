@@ -44,7 +44,8 @@ def refine(
     colour = torch.arange(M)[:, None, None] + torch.arange(h)[:, None] + torch.arange(w)
     colour = colour.to(y_hat.device) % 2
     for round_ in range(rounds):
-        mean, t = predict(y_hat)
+        if round_ % ROUNDS == 0:  # few latents move, so what the model says of them still holds when the others' turn comes
+            mean, t = predict(y_hat)
         y_dec = gaussian.centroid(y_hat, mean, t)
         slope = _slope(transforms, x, y_dec, level, size or x.shape[2:])
         bits = gaussian.bits(y_hat, mean, t)
