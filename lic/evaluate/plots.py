@@ -45,7 +45,7 @@ def draw(results: dict, out: Path) -> list[Path]:
         if ours:
             axes.set_ylim(min(ours) - 1, max(ours) + 2)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
         _save(figure, path := out / f"rd_{metric.removesuffix('_db')}.png")
         written.append(path)
     written.append(_times(results, out / "decode_time.png"))
