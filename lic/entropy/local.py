@@ -48,8 +48,7 @@ class Local(EntropyModel):
         return orders.wavefront(h, w, REACH)[None]
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        order = orders.wavefront(*y_hat.shape[2:], REACH)
-        context = leaky(self.context(orders.gather(y_hat, at, self.taps, order)))  # (B, n, context)
+        context = leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
         hidden = leaky(self.hidden(torch.cat((context, features), -1)))
         return self.head(torch.cat((features, hidden), -1), side.level)
