@@ -102,7 +102,9 @@ class Head(nn.Module):
 
     def forward(self, rows: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """rows: (B, n, inputs) -> mean, t, each (B, n, outputs), or of some of the channels only."""
-        wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
+        wanted = slice(None)  # all: no copy of the weights
+        if channels != wanted:
+            wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
         mean, t = (self.linear(rows, wanted) + self.level(level)[:, None, wanted]).chunk(2, -1)
         return mean, t
 
