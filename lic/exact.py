@@ -115,6 +115,12 @@ def log_size(x: Tensor) -> Tensor:
     return value.to(x.dtype) if exact else value.to(x.dtype) * 2.0**-FRACTION
 
 
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b of activations; in the exact face clamped to +-LIMIT like any activation, so that proofs hold for what follows."""
+    x = a + b
+    return x.clamp(-LIMIT, LIMIT) if is_exact(x) else x
+
+
 class LevelTable(nn.Module):
     """Rows of numbers at `anchors` evenly spaced quality levels, interpolated linearly between them."""
 

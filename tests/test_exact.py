@@ -110,3 +110,9 @@ def test_level_table_interpolates_the_same_in_both_faces():
     fixed = table(levels)
     assert torch.equal(fixed, torch.floor(fixed))
     assert float((fixed / 1024 - real).abs().max()) < 2 / 1024
+
+
+def test_sums_of_activations_stay_in_the_proven_range():
+    a = torch.tensor([exact.LIMIT, -exact.LIMIT, 5], dtype=torch.float64)
+    assert exact.add(a, a).tolist() == [exact.LIMIT, -exact.LIMIT, 10]
+    assert exact.add(a.float(), a.float()).tolist() == [2 * exact.LIMIT, -2 * exact.LIMIT, 10]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LicError
-from ..exact import ExactLinear, LevelTable, leaky, log_size
+from ..exact import ExactLinear, LevelTable, add, leaky, log_size
 from . import orders
 from .base import EntropyModel, Head, Hyper, Side
 
@@ -66,7 +66,7 @@ class Section(nn.Module):
 
     def forward(self, rows: Tensor, level: Tensor) -> Tensor:
         """(B, n, inputs) -> (B, n, 2 channels)."""
-        x = leaky(self.context(rows) + self.level(level)[:, None])
+        x = leaky(add(self.context(rows), self.level(level)[:, None]))
         return self.correction(leaky(self.hidden(x)))
 
 
