@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..exact import ExactConv, ExactLinear, LevelTable, leaky, to_fixed
 from . import gaussian
 
-CHUNK = 4096  # positions predicted at once: bounds the memory whatever the size of the image
+CHUNK = 4096  # positions predicted at once: bounds the memory whatever the size of the image. Orders the cells of
+# a step, so it is part of the format
 Z_LIMIT = 127  # hyper latents are clamped to +-Z_LIMIT by the encoder
 Y_LIMIT = 2047  # and latents to +-Y_LIMIT
 

@@ -115,9 +115,14 @@ class Sections(EntropyModel):
         """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t."""
         begin, end = self.first[k : k + 2]
         order = self.inside(*y_hat.shape[2:])
-        latents = torch.stack((y_hat[:, :end], log_size(y_hat[:, :end])), 1)
         features = side.features.flatten(2)[:, :, at].transpose(1, 2)
-        earlier = orders.gather(latents[:, :, :begin].flatten(1, 2), at, HERE)
-        own = orders.gather(latents[:, :, begin:end].flatten(1, 2), at, self.taps, order)
+        earlier = _with_sizes(orders.gather(y_hat[:, :begin], at, HERE), len(HERE))
+        own = _with_sizes(orders.gather(y_hat[:, begin:end], at, self.taps, order), len(self.taps))
         prior = torch.cat(self.head(features, side.level, slice(begin, end)), -1)
         return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level)
+
+
+def _with_sizes(rows: Tensor, taps: int) -> Tensor:
+    """Gathered rows (B, n, taps C) -> (B, n, taps 2 C): of every neighbour its latents, then their log_size."""
+    rows = rows.unflatten(2, (taps, -1))
+    return torch.cat((rows, log_size(rows)), -1).flatten(2)
