@@ -5,6 +5,7 @@ An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known 
     hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides)
     order      a step number for every *cell*: one group of M/groups channels at one position
     predict    mean and scale of some cells from the side information and the cells of *smaller* step
+    remember   what predict() needs of known cells beyond their values, computed once (models with attention)
 
 and nothing else: training, writing and reading are the functions below, the same for every model.
 predict() may look at all of y_hat but must depend on cells of smaller step only (derive masks from
@@ -12,6 +13,8 @@ order()); then the writer predicts all cells at once and the reader step by step
 arithmetic is exact both get the same integers.
 """
 
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -26,11 +29,13 @@ Z_LIMIT = 127  # hyper latents are clamped to +-Z_LIMIT by the encoder
 Y_LIMIT = 2047  # and latents to +-Y_LIMIT
 
 
-class Side(NamedTuple):
-    """What both sides know before the first latent."""
+@dataclass
+class Side:
+    """What both sides know before the first latent, and what remember() made of the latents since."""
 
     features: Tensor  # (B, S, h, w)
     level: Tensor  # (B,) int64
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Hyper(nn.Module):
@@ -91,6 +96,9 @@ class EntropyModel(nn.Module):
         """
         raise NotImplementedError
 
+    def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
+        """Told once of every cell, in whole steps and in their order (or of all at once), when it is known: fill side.memory."""
+
 
 class Head(nn.Module):
     """rows of features -> rows of (mean, t), with a bias of its own at every quality level."""
@@ -141,7 +149,9 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     z = model.hyper.analysis(y_hat)
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
-    mean, t = model.predict(Side(features, level), y_hat, at)
+    side = Side(features, level)
+    model.remember(side, y_hat, at)
+    mean, t = model.predict(side, y_hat, at)
     mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
@@ -174,12 +184,16 @@ class Decoded(NamedTuple):
     index: Tensor  # of the scale
 
 
-def _steps(model: EntropyModel, h: int, w: int) -> list[Tensor]:
-    """The cells in coding order: by step, then by CHUNK of positions, then by index; in pieces of one step and chunk."""
+def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
+    """The cells in coding order: by step, then by CHUNK of positions, then by index; per step, in pieces of one chunk."""
     chunks = -(-h * w // CHUNK)
     order = (model.order(h, w) * chunks + (torch.arange(h * w) // CHUNK).view(h, w)).flatten()
     cells = torch.argsort(order, stable=True)
-    return list(cells.split(torch.unique(order, return_counts=True)[1].tolist()))
+    numbers, counts = torch.unique(order, return_counts=True)
+    steps: dict[int, list[Tensor]] = {}
+    for number, piece in zip(numbers.tolist(), cells.split(counts.tolist()), strict=True):
+        steps.setdefault(number // chunks, []).append(piece)
+    return list(steps.values())
 
 
 def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
@@ -195,6 +209,7 @@ def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tens
     side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
+    model.remember(side, y_fixed, cells.flatten())
     parts = [
         torch.stack(gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))).unflatten(2, at.shape)
         for at in cells.split(CHUNK, 1)
@@ -209,7 +224,7 @@ def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
     z_hat, mean, index = predict_all(model, y_hat, level)
     _walk_z(model, level, z_hat.shape, writer, z_hat)
     rows = [to_rows(x, model.groups)[0] for x in (mean, index, y_hat)]
-    for cells in _steps(model, *y_hat.shape[2:]):
+    for cells in chain.from_iterable(_steps(model, *y_hat.shape[2:])):
         writer.code(*(x[cells].flatten() for x in rows))
     return Decoded(y_hat, mean, index)
 
@@ -223,10 +238,11 @@ def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
     G, C = model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
     rows = known.new_zeros(3, G * h * w, C, dtype=torch.int64)  # y_hat, mean, index
-    for cells in _steps(model, h, w):
-        cells = cells.to(device)
-        mean, index = (p[0] for p in gaussian.table_index(*model.predict(side, known, cells)))
-        symbols = reader.code(mean.flatten(), index.flatten(), None).to(device).view_as(mean)
-        rows[:, cells] = torch.stack((symbols, mean, index))
-        known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols)
+    for step in _steps(model, h, w):
+        for cells in (piece.to(device) for piece in step):
+            mean, index = (p[0] for p in gaussian.table_index(*model.predict(side, known, cells)))
+            symbols = reader.code(mean.flatten(), index.flatten(), None).to(device).view_as(mean)
+            rows[:, cells] = torch.stack((symbols, mean, index))
+            known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols)
+        model.remember(side, known, torch.cat(step).to(device))
     return Decoded(*from_rows(rows, G, h, w)[:, None])
