@@ -1,5 +1,6 @@
 """Entropy models: one file each, one line in the registry."""
 
+from .entroformer import Entroformer, EntroformerConfig, EntroformerParallelConfig
 from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
 from .sections import CrossChannelConfig, ParallelConfig, Sections
@@ -9,4 +10,6 @@ ENTROPY_MODELS = {
     "local": (Local, LocalConfig),
     "parallel": (Sections, ParallelConfig),
     "cross-channel": (Sections, CrossChannelConfig),
+    "entroformer": (Entroformer, EntroformerConfig),
+    "entroformer-parallel": (Entroformer, EntroformerParallelConfig),
 }

@@ -35,7 +35,7 @@ class Side:
 
     features: Tensor  # (B, S, h, w)
     level: Tensor  # (B,) int64
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Hyper(nn.Module):
