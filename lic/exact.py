@@ -59,7 +59,8 @@ class ExactLinear(nn.Module):
         weight, bias = self.weight[outputs], self.bias[outputs]
         if not is_exact(x):
             return F.linear(x, weight, bias)
-        return rescale(x @ weight.T, bias)
+        sums = weight @ x.flatten(0, -2).T  # with few rows 2.5 times as fast as x @ weight.T
+        return rescale(sums.T, bias).unflatten(0, x.shape[:-1])
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -97,7 +98,7 @@ class ExactConv(ExactLinear):
         if not is_exact(x):
             return F.conv2d(x, self.weight.view(-1, C, k, k), self.bias, padding=k // 2)
         patches = F.unfold(x, k, padding=k // 2) if k > 1 else x.flatten(2)  # (B, C k k, h w)
-        return rescale(patches.transpose(1, 2) @ self.weight.T, self.bias).transpose(1, 2).reshape(B, -1, h, w)
+        return rescale((self.weight @ patches).transpose(1, 2), self.bias).transpose(1, 2).reshape(B, -1, h, w)
 
 
 def leaky(x: Tensor) -> Tensor:
