@@ -25,7 +25,7 @@ def side_of(model, y_hat):
 def predict(model, side, y_hat, at):
     """Mean and t of the cells `at`, stacked, by a model that has heard of all of y_hat."""
     side = base.Side(side.features, side.level)
-    model.remember(side, to_fixed(y_hat), torch.arange(model.groups * y_hat[0, 0].numel()))
+    model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:]))
     return torch.stack(model.predict(side, to_fixed(y_hat), at))
 
 

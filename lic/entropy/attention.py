@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..exact import FRACTION, ExactLinear, add, average, exp2_weights, is_exact, leaky
 
 WINDOW = 64  # positions; part of the format
-PIECE = 512  # rows
+PIECE = 64  # rows: their scores should stay in the cache
 
 
 def diamond(reach: int) -> Tensor:
@@ -62,6 +62,8 @@ class Block(nn.Module):
         q, index = self.query(x), steps.flatten()
         for rows, keys in windows(at, *steps.shape):
             legal = index[keys] <= index[at[rows], None] if itself else index[keys] < index[at[rows], None]
+            seen = torch.nonzero(legal.any(0))[:, 0] if bool(legal.any()) else keys.new_zeros(1)  # about half of the keys
+            keys, legal = keys[seen], legal[:, seen]
             k, v = known[:, keys].unflatten(2, (2, self.heads, self.depth)).permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
             queries = q[:, rows].unflatten(2, (self.heads, self.depth)).transpose(1, 2)
             scores = add(_product(queries, k), self._by_position(queries, at[rows], keys, steps.shape[1]))

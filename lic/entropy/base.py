@@ -98,7 +98,10 @@ class EntropyModel(nn.Module):
         raise NotImplementedError
 
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
-        """Told once of every cell, in whole steps and in their order (or of all at once), when it is known: fill side.memory."""
+        """Fill side.memory. Told once of every cell `at` when it is known, in whole steps and in their order, or all at once.
+
+        Not told of the last step: nobody asks any more.
+        """
 
 
 class Head(nn.Module):
@@ -120,6 +123,12 @@ class Head(nn.Module):
 
 
 # --- training ---------------------------------------------------------------------------------------
+
+
+def all_but_last_step(model: EntropyModel, h: int, w: int) -> Tensor:
+    """The cells that others may depend on: (n,) int64."""
+    order = model.order(h, w).flatten()
+    return torch.nonzero(order < order.max())[:, 0]
 
 
 def _noise(x: Tensor) -> Tensor:
@@ -151,7 +160,7 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
     side = Side(features, level)
-    model.remember(side, y_hat, at)
+    model.remember(side, y_hat, all_but_last_step(model, h, w).to(y.device))
     parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
@@ -207,7 +216,7 @@ def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tens
     side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
-    model.remember(side, y_fixed, cells.flatten())
+    model.remember(side, y_fixed, all_but_last_step(model, h, w).to(y_hat.device))
     parts = [
         [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
         for at in cells.split(CHUNK, 1)
@@ -242,7 +251,8 @@ def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
             symbols = reader.code([x[0].flatten(0, 1) for x in table], None).to(device).view(1, -1, C)
             rows.append((symbols, *table))
             known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols[0])
-        model.remember(side, known, torch.cat(step).to(device))
+        if step is not steps[-1]:
+            model.remember(side, known, torch.cat(step).to(device))
     order = torch.argsort(torch.cat(list(chain.from_iterable(steps)))).to(device)
     y_hat, *table = (from_rows(torch.cat(parts, 1)[:, order], G, h, w) for parts in zip(*rows, strict=True))
     return Decoded(y_hat, tuple(table))

@@ -93,19 +93,16 @@ class Entroformer(EntropyModel):
         token = add(self.token(self._local(side, y_hat, at)[1]), self.value(torch.cat((y, log_size(y)), -1)))
         steps, top = self._steps(*y_hat.shape[2:]).to(at.device), self._top()
         for k, (block, memory) in enumerate(zip(self.blocks, self._memory(side), strict=True)):
-            rows = block.known(token)
-            if len(at) < steps.numel():
-                memory[:, at] = rows
-            else:  # all at once, as in training: nothing to keep, and a gradient
-                side.memory[k] = memory = rows
+            memory[:, at] = block.known(token)
             if block is not self.blocks[-1]:
                 token = block(token, at, memory, steps, True, top)
 
     def _memory(self, side: Side) -> list[Tensor]:
         """One (B, h w, 2 token) per block."""
         B, _, h, w = side.features.shape
-        empty = side.features.new_zeros(B, h * w, 2 * self.config.token)
-        return [side.memory.setdefault(k, empty.clone()) for k in range(len(self.blocks))]
+        if not side.memory:
+            side.memory |= {k: side.features.new_zeros(B, h * w, 2 * self.config.token) for k in range(len(self.blocks))}
+        return list(side.memory.values())
 
     def _top(self) -> int:
         """In training a random number around the real one: the blocks must not count on it (section 3.1)."""
