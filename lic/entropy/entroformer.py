@@ -92,7 +92,7 @@ class Entroformer(EntropyModel):
         y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
         token = add(self.token(self._local(side, y_hat, at)[1]), self.value(torch.cat((y, log_size(y)), -1)))
         steps, top = self._steps(*y_hat.shape[2:]).to(at.device), self._top()
-        for k, (block, memory) in enumerate(zip(self.blocks, self._memory(side), strict=True)):
+        for block, memory in zip(self.blocks, self._memory(side), strict=True):
             memory[:, at] = block.known(token)
             if block is not self.blocks[-1]:
                 token = block(token, at, memory, steps, True, top)
