@@ -64,7 +64,7 @@ class References(nn.Module):
         super().__init__()
         self.value = ExactLinear(2 * channels, config.hidden)
         self.gate = ExactLinear(config.hidden + 1, config.hidden) if config.references == "gated" else None
-        nn.init.normal_(self.value.weight, std=0.5 * channels**-0.5)
+        nn.init.normal_(self.value.weight, std=0.1 * channels**-0.5)
         if self.gate:
             nn.init.normal_(self.gate.weight, std=0.1 * config.hidden**-0.5)
             nn.init.constant_(self.gate.bias, 0.5)
