@@ -127,6 +127,11 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return x.clamp(-LIMIT, LIMIT) if is_exact(x) else x
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a b of activations, element by element; in the exact face rounded down and clamped like any activation."""
+    return torch.floor(a * b * 2.0**-FRACTION).clamp(-LIMIT, LIMIT) if is_exact(a) else a * b
+
+
 @cache
 def _exp2_table(device: torch.device) -> Tensor:
     """2^(WEIGHT_BITS - d / 2^FRACTION) rounded, for d = 0, 1, ... until it is 0; float64.
