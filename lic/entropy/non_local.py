@@ -167,11 +167,7 @@ class NonLocal(EntropyModel):
         return side.memory[key]
 
     def _keep(self, side: Side, key: int, at: Tensor, rows: Tensor) -> None:
-        B, _, h, w = side.features.shape
-        if len(at) == self.groups * h * w:  # all at once, as in training: nothing to keep, and a gradient
-            side.memory[key] = rows.view(B, self.groups, h * w, -1)
-        else:
-            self._memory(side, key, rows.shape[-1]).flatten(1, 2)[:, at] = rows
+        self._memory(side, key, rows.shape[-1]).flatten(1, 2)[:, at] = rows
 
     def _predict_group(self, g: int, side: Side, at: Tensor) -> Tensor:
         """Means, then t, of group g at the positions `at`: (B, n, 2 M / groups)."""
