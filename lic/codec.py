@@ -79,11 +79,7 @@ class Codec:
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
             y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
         with self._timed("search"):
-
-            def predict(y_hat):
-                return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1:])
-
-            y_hat = search.refine(predict, models.transforms, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
+            y_hat = search.refine(models, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
         with self._timed("entropy"):
             writer = coders.Writer()
             base.write(models.entropy, y_hat, levels, writer)
