@@ -19,13 +19,10 @@ from torch import Tensor
 
 from . import coders, container, image, locate, search, weights
 from .container import LEVELS, Header
+from .defaults import EFFORT, ENTROPY, MODEL, QUALITY
 from .entropy import base, gaussian
 from .errors import Corrupt, LicError
 from .transforms import STRIDE
-
-QUALITY = 50.0  # default
-EFFORT = 1  # default
-MODEL, ENTROPY = "lite", "parallel"  # default weights: transforms and entropy model
 
 
 class Codec:

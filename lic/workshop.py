@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from . import locate
+from .defaults import ENTROPY, MODEL
 from .errors import MissingExtra
-from .options import device_option, threads_option
+from .options import device_option, effort_option, threads_option
 
 
 def _list(context, option, value: str) -> list[str]:
@@ -31,7 +32,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 @click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers)
 @click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
               help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
-@click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of our encoder.")
+@effort_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
 @click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
@@ -61,7 +62,7 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compre
 
 
 @click.command()
-@click.option("--model", default="lite-parallel", show_default=True, metavar="NAME")
+@click.option("--model", default=f"{MODEL}-{ENTROPY}", show_default=True, metavar="NAME")
 @click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, callback=_numbers, help="Megapixels.")
 @out_option
 @device_option
@@ -150,7 +151,7 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
 @train.command("entropy")
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
+@click.option("--model", default=MODEL, show_default=True, help="Weights of the transforms whose latents to code.")
 @_training_options
 def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
     """Train the entropy model NAME on the frozen latents of exported transforms."""
@@ -165,7 +166,7 @@ def train_entropy(name, folder, model, checkpoint, device, threads, config, **op
 
 @train.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", default="lite", show_default=True, help="Name of the transforms.")
+@click.option("--name", default=MODEL, show_default=True, help="Name of the transforms.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
 def train_export(checkpoint, name, folder):
     """Write a checkpoint's averaged weights as weights files: fp16 transforms, integer entropy models."""

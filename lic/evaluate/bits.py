@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from .. import coders, container
-from ..codec import EFFORT, Codec
+from ..codec import Codec
+from ..defaults import EFFORT
 from ..entropy import base
 
 CHANNEL_GROUPS = 8

@@ -21,13 +21,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__, files, locate
-from ..codec import EFFORT, Codec
+from ..codec import Codec
+from ..defaults import EFFORT, QUALITY
 from ..errors import LicError
 from . import bits, metrics, published, rivals
 from .machine import process, processor, timed
 
 LOSSLESS = {".png", ".ppm", ".bmp", ".tif", ".tiff"}
-WHOLE_PROCESS_QUALITY = 50.0
 
 
 class Task(NamedTuple):
@@ -174,7 +174,7 @@ def _whole_process(name: str, path: Path, effort: int, device: str, threads: int
             "encode",
             "--quiet",
             "-q",
-            str(WHOLE_PROCESS_QUALITY),
+            str(QUALITY),
             "-e",
             str(effort),
             "--model",
