@@ -11,7 +11,7 @@ from PIL import Image
 
 from lic.codec import Codec
 from lic.errors import LicError, MissingExtra
-from lic.evaluate import bench, bits, metrics, neighbours, plots, published, report, rivals, run
+from lic.evaluate import bench, bits, machine, metrics, neighbours, plots, published, report, rivals, run
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,13 @@ def test_bench_measures_whole_processes(tmp_path):
     assert 0 < small["decode_warm"] < small["decode_cold"]
     assert large["bytes"] > small["bytes"]
     assert "megapixels" in bench.table(results)
+
+
+def test_a_process_is_measured_by_itself():
+    _, peak = machine.process(["--version"])
+    assert peak is None or 5 < peak < 100  # this process, with torch, is larger
+    with pytest.raises(LicError, match=r"lic info gone\.lic failed with exit code 1"):
+        machine.process(["info", "gone.lic"])
 
 
 def test_pictures_too_small_for_ms_ssim(tmp_path):
