@@ -33,26 +33,25 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 @click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
               help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
 @effort_option
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; they share the threads, and times suffer.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
-@click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
+@click.option("--compressai", "with_compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
 @out_option
 @device_option
 @threads_option
-def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compressai, out, device, threads):
+def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_compressai, out, device, threads):
     """Measure bytes, PSNR, MS-SSIM, times and memory on the lossless images of FOLDER, beside other codecs.
 
     Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
     """
     models = models or [name for name in locate.names() if "-" in name]
     device = _prepare(device, threads)
-    from .evaluate import neighbours, plots, report, run
+    from .evaluate import plots, report, run
 
     results = run.evaluate(
-        folder, models, qualities, against, out, effort=effort, device=device.type, threads=threads, jobs=jobs, with_bits=with_bits
-    )
-    if compressai:
-        results["compressai"] = neighbours.times(*run.first_picture_and_models(folder, models, device.type))
+        folder, models, qualities, against, out,
+        effort=effort, device=device.type, jobs=jobs, with_bits=with_bits, with_compressai=with_compressai,
+    )  # fmt: skip
     report.write(results, out)
     click.echo(report.table(results))
     try:
@@ -70,12 +69,9 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compre
 def bench(model, sizes, out, device, threads):
     """Measure time and memory over the size of a picture, as whole processes and with the model loaded."""
     device = _prepare(device, threads)
-    from .codec import Codec
     from .evaluate import bench, plots
 
-    name, _, entropy = model.partition("-")
-    options = ["--device", device.type, *(["--threads", str(threads)] if threads else [])]
-    results = bench.run(Codec(name, entropy, device.type), sizes, options, out)
+    results = bench.run(model, sizes, device.type, out)
     click.echo(bench.table(results))
     try:
         plots.cost(results, out / "cost.png")

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, TINY
 from PIL import Image
 
@@ -94,7 +97,8 @@ def test_plots(results, tmp_path):
             plots.draw(results, tmp_path)
         return
     paths = [*plots.draw(results, tmp_path), tmp_path / "cost.png"]
-    row = {"megapixels": 1, **{f"{way}_{what}": 2 for way in ("encode", "decode") for what in ("cold", "warm", "mb")}}
+    states = ("encode_cold", "encode_warm", "decode_cold", "decode_warm")
+    row = {"megapixels": 1, **dict.fromkeys(states, 2), **{f"{state}_mb": None for state in states}}
     plots.cost({"model": "lite", "date": "today", "machine": "this", "rows": [row]}, paths[-1])
     for path in paths:
         with Image.open(path) as plot:
@@ -125,7 +129,7 @@ def test_rivals_get_better_with_bytes(name, sample):
 
 
 def test_the_account_of_bits_adds_up(tiny, sample):
-    account = bits.account(tiny, sample, 60)
+    account = bits.account(tiny, tiny.encode(sample, 60))
     assert account["header"] + account["payload"] == account["file"]
     assert account["header"] <= 8 * 24
     promised = account["hyper"] + account["latents"]
@@ -137,14 +141,17 @@ def test_the_account_of_bits_adds_up(tiny, sample):
 
 
 def test_bench_measures_whole_processes(tmp_path):
-    codec = Codec("lite", "hyperprior", "cpu")
-    results = bench.run(codec, [0.01, 0.02], [], tmp_path)
+    results = bench.run("lite-hyperprior", [0.01, 0.02], "cpu", tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == results
+    rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
+    assert [int(row["bytes"]) for row in rows] == [row["bytes"] for row in results["rows"]]
     small, large = results["rows"]
     assert small["megapixels"] == pytest.approx(0.01, rel=0.1)
     assert 0 < small["decode_warm"] < small["decode_cold"]
     assert large["bytes"] > small["bytes"]
-    assert "megapixels" in bench.table(results)
+    text = bench.table(results)
+    assert "megapixels" in text
+    assert "0.01" in text
 
 
 def test_a_process_is_measured_by_itself():
@@ -174,4 +181,34 @@ def test_unusable_requests(folder, tmp_path):
         run.evaluate(tmp_path, [], [], [], tmp_path)
     if find_spec("compressai") is None:
         with pytest.raises(MissingExtra, match="compressai"):
-            neighbours.times(Image.new("RGB", (64, 64)), [Codec("tiny", "hyperprior", "cpu", TINY)])
+            run.evaluate(folder, [], [], ["jpeg"], tmp_path / "out", with_compressai=True)
+        assert not (tmp_path / "out").exists()  # told before anything is measured
+
+
+class StandIn(torch.nn.Module):
+    """CompressAI's interface, as far as it is used: the package itself is seldom installed."""
+
+    def __init__(self, quality, metric, pretrained):
+        super().__init__()
+        assert not pretrained
+
+    def update(self, force):
+        self.ready = force
+
+    def compress(self, x):
+        assert self.ready
+        assert x.shape == (1, 3, 64, 128)
+        return {"strings": [[b"y"], [b"z"]], "shape": (1, 2)}
+
+    def decompress(self, strings, shape):
+        assert (strings, shape) == ([[b"y"], [b"z"]], (1, 2))
+
+
+def test_times_of_compressai(monkeypatch):
+    zoo = SimpleNamespace(image_models=dict.fromkeys(neighbours.ARCHITECTURES, StandIn))
+    monkeypatch.setitem(sys.modules, "compressai", SimpleNamespace(zoo=zoo))
+    monkeypatch.setitem(sys.modules, "compressai.zoo", zoo)
+    found = neighbours.times(Image.new("RGB", (65, 64)), [Codec("tiny", "hyperprior", "cpu", TINY)])
+    assert list(found) == ["tiny-hyperprior", *(f"CompressAI {name}" for name in neighbours.ARCHITECTURES)]
+    assert all(seconds > 0 for pair in found.values() for seconds in pair)
+    assert "CompressAI mbt2018 " in neighbours.table(found)

@@ -1,5 +1,6 @@
 """Seconds and memory of this process and of others, and what machine it is. No torch here: see `process`."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -23,6 +24,12 @@ def timed(work):
     except (OSError, StopIteration):
         return result, (seconds, None)
     return result, (seconds, int(peak.split()[1]) / 1000)
+
+
+def release() -> None:
+    """Hand memory that earlier work left unused back to the system (where it is Linux), lest it count in the next peak."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def process(arguments: list) -> tuple[float, float | None]:

@@ -74,16 +74,18 @@ def cost(results: dict, path: Path) -> None:
     figure, (left, right) = _pyplot().subplots(1, 2, figsize=(11, 4.5))
     rows = results["rows"]
     size = [row["megapixels"] for row in rows]
-    for way, colour in (("encode", "C0"), ("decode", "C3")):
-        for state, style in (("cold", "--"), ("warm", "-")):
-            values = [row[f"{way}_{state}"] for row in rows]
-            left.plot(size, values, style, color=colour, marker="o", markersize=3, label=f"{way}, {state}")
-        right.plot(size, [row[f"{way}_mb"] for row in rows], color=colour, marker="o", markersize=3, label=way)
+    for axes, suffix in ((left, ""), (right, "_mb")):
+        for way, colour in (("encode", "C0"), ("decode", "C3")):
+            for state, style in (("cold", "--"), ("warm", "-")):
+                values = [row[f"{way}_{state}{suffix}"] for row in rows]
+                if None not in values:
+                    axes.plot(size, values, style, color=colour, marker="o", markersize=3, label=f"{way}, {state}")
     left.set(xscale="log", yscale="log", xlabel="megapixels", ylabel="time, in PNG megapixels (see lic/evaluate/bench.py)")
     right.set(xscale="log", yscale="log", xlabel="megapixels", ylabel="peak memory of the process, MB")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     figure.suptitle(f"{results['model']}, {results['date']}, {results['machine']}", fontsize=10)
     _save(figure, path)
 

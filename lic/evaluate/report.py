@@ -50,8 +50,8 @@ def table(results: dict) -> str:
         lines.append(f"\n{name:18} {results['identity'][name]}")
         lines.append(f"{'quality':>10}     bytes  bits/pixel  PSNR dB  MS-SSIM      dB  encode s  decode s  peak MB")
         lines += [
-            f"{p['quality']:10g} {p['bytes']:9.0f} {p['bpp']:11.4f} {p['psnr']:8.2f} {_or_dash(p['ms_ssim'], 8, 4)}"
-            f" {_or_dash(p['ms_ssim_db'], 7, 2)} {p['encode_s']:9.3f} {p['decode_s']:9.3f} {_or_dash(_peak(p), 8, 0)}"
+            f"{p['quality']:10g} {p['bytes']:9.0f} {p['bpp']:11.4f} {p['psnr']:8.2f} {or_dash(p['ms_ssim'], 8, 4)}"
+            f" {or_dash(p['ms_ssim_db'], 7, 2)} {p['encode_s']:9.3f} {p['decode_s']:9.3f} {or_dash(p['peak_mb'], 8, 0)}"
             for p in points
         ]
         if name in results["models"]:
@@ -70,13 +70,8 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _or_dash(value: float | None, width: int, digits: int) -> str:
+def or_dash(value: float | None, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
-
-
-def _peak(point: dict) -> float | None:
-    peaks = [point[key] for key in ("encode_mb", "decode_mb") if point[key] is not None]
-    return max(peaks, default=None)
 
 
 def _stages(name: str, point: dict, process: dict) -> list[str]:
@@ -85,7 +80,7 @@ def _stages(name: str, point: dict, process: dict) -> list[str]:
         for way in ("encode", "decode")
     }
     seconds = "; ".join(f"{way}: {', '.join(stages)}" for way, stages in parts.items())
-    whole = "; ".join(f"{way} {s:.2f} s, {_or_dash(mb, 0, 0)} MB" for way, (s, mb) in process.items())
+    whole = "; ".join(f"{way} {s:.2f} s, {or_dash(mb, 0, 0)} MB" for way, (s, mb) in process.items())
     return [f"{'':10} at quality {point['quality']:g}: {seconds}", f"{'':10} whole process, first image: {whole}"]
 
 
@@ -95,9 +90,13 @@ def write(results: dict, out: Path) -> None:
     files.write(out / "results.json", json.dumps(results | {"bd_rates": rates}, indent=1).encode())
     means = [{"codec": name} | point for name, points in results["curves"].items() for point in points]
     for name, rows in (("images", results["rows"]), ("means", means), ("bd_rates", rates)):
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write(out / f"{name}.csv", text.getvalue().encode())
+        write_csv(out / f"{name}.csv", rows)
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """A column for every key that any row has."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(path, text.getvalue().encode())
