@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -54,12 +55,19 @@ def test_rows_are_those_of_the_files(folder, out, results):
 def test_what_is_written_and_shown(out, results):
     written = json.loads((out / "results.json").read_text())
     assert written.pop("bd_rates") == report.bd_rates(results)
+    at_rates = written.pop("at_rates")
     assert written["rows"] == results["rows"]
     rows, means = (list(csv.DictReader((out / name).read_text().splitlines())) for name in ("images.csv", "means.csv"))
     assert [int(row["bytes"]) for row in rows] == [row["bytes"] for row in results["rows"]]
     assert [row["psnr"] for row in means] == [row["psnr"] for row in rows]  # one image
     text = report.table(results)
-    assert "lite-hyperprior    against jpeg " in text
+    assert (out / "report.txt").read_text() == text + "\n"
+    assert re.search(r"lite-hyperprior    against jpeg .* %   \d\d\.\d \.\. \d\d\.\d dB \(common range\)", text)
+    jpeg = next(row for row in at_rates if row["codec"] == "jpeg" and row["metric"] == "psnr")
+    assert jpeg["0.1 bpp"] is None  # no file was that small
+    points = results["curves"]["jpeg"]
+    assert max(p["psnr"] for p in points if p["bpp"] < 0.5) < jpeg["0.5 bpp"] < min(p["psnr"] for p in points if p["bpp"] > 0.5)
+    assert f"{jpeg['0.5 bpp']:8.2f}" in text
     assert "published" not in text  # those curves belong to other pictures
 
 
@@ -114,7 +122,9 @@ def test_published_curves_are_shown_for_kodak_only(folder, results):
         rate, *_ = metrics.bd_rate(vtm, [(bpp, dB) for bpp, dB, _ in curves[name]["points"]])
         assert rate == pytest.approx(percent, abs=0.1)
     assert all(curve["source"] for curve in curves.values())
-    assert "VVC (VTM-9.1) (published)" in report.curves(results | {"kodak": True})
+    kodak = results | {"kodak": True}
+    assert "VVC (VTM-9.1) (published)" in report.curves(kodak)
+    assert any(row["codec"] == "HPCM-L (published)" for row in report.at_rates(kodak))
 
 
 @pytest.mark.parametrize("name", [name for name, rival in rivals.RIVALS.items() if not rival.missing()])

@@ -160,12 +160,13 @@ def _measure(task: Task) -> dict:
     parts |= {f"decode_{stage}_s": s for stage, s in codec.seconds.items()} if is_ours else {}
     decoded, size = np.asarray(decoded), task.path.stat().st_size
     similarity = metrics.ms_ssim(pixels, decoded)
+    if is_ours and None not in (peaks := (encoding[1], decoding[1])):  # of others it would be that of our own libraries
+        parts["peak_mb"] = max(peaks)
     return {
         "codec": task.codec, "quality": task.quality, "image": task.image.name,
         "bytes": size, "bpp": 8 * size / (picture.width * picture.height),
         "psnr": metrics.psnr(pixels, decoded), "ms_ssim": similarity, "ms_ssim_db": metrics.decibel(similarity),
         "encode_s": encoding[0], "decode_s": decoding[0], **parts,
-        "peak_mb": None if None in (encoding[1], decoding[1]) else max(encoding[1], decoding[1]),
         "fingerprint": fingerprint_of(data), **task.depends,
     }  # fmt: skip
 
