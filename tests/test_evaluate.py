@@ -71,6 +71,14 @@ def test_what_is_written_and_shown(out, results):
     assert "published" not in text  # those curves belong to other pictures
 
 
+def test_mean_similarity_becomes_decibels_last():
+    """As in the published curves; a mean of decibels would be higher."""
+    row = {"codec": "x", "image": "a", "quality": 50.0, "bpp": 1.0}
+    (point,) = run.means([row | {"ms_ssim": s, "ms_ssim_db": metrics.decibel(s)} for s in (0.9, 0.99)])
+    assert point["ms_ssim"] == pytest.approx(0.945)
+    assert point["ms_ssim_db"] == pytest.approx(12.596, abs=0.001)
+
+
 def test_a_second_run_goes_on_where_the_first_was(folder, out, results):
     log = out / "rows.jsonl"
     whole = log.read_text()

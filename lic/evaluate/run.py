@@ -68,7 +68,7 @@ def evaluate(
         "machine": machine, "lic": __version__, "torch": torch.__version__, "models": models,
         "identity": {name: identity for name, (identity, _) in codecs.items()},
         "fingerprints": {name: fingerprint_of("".join(row["fingerprint"] for row in these).encode()) for name, these in by_codec.items()},
-        "curves": {name: _means(these) for name, these in by_codec.items()},
+        "curves": {name: means(these) for name, these in by_codec.items()},
         "process": {name: _whole_process(name, paths[0], device, effort) for name in models},
         "rows": rows,
     }  # fmt: skip
@@ -171,8 +171,8 @@ def _measure(task: Task) -> dict:
     }  # fmt: skip
 
 
-def _means(rows: list[dict]) -> list[dict]:
-    """Per quality, the mean over images of every measure (MS-SSIM in dB: the mean of decibels, as published)."""
+def means(rows: list[dict]) -> list[dict]:
+    """Per quality, the mean over images of every measure (MS-SSIM in dB: that of the mean similarity, as in published curves)."""
     points = []
     for quality in sorted({row["quality"] for row in rows}):
         these = [row for row in rows if row["quality"] == quality]
@@ -180,7 +180,7 @@ def _means(rows: list[dict]) -> list[dict]:
         for key in dict.fromkeys(key for row in these for key, value in row.items() if not isinstance(value, str)):
             values = [row[key] for row in these if row[key] is not None]
             mean[key] = float(np.mean(values)) if values else None
-        points.append(mean)
+        points.append(mean | {"ms_ssim_db": metrics.decibel(mean["ms_ssim"])})
     return sorted(points, key=lambda point: point["bpp"])
 
 
