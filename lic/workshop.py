@@ -5,21 +5,29 @@ from pathlib import Path
 
 import click
 
-from . import locate
+from . import container, locate
 from .defaults import ENTROPY, MODEL
 from .errors import MissingExtra
 from .options import device_option, effort_option, threads_option
 
 
-def _list(context, option, value: str) -> list[str]:
-    return [part for part in value.split(",") if part]
+def _list(context, option, value: str | None) -> list[str] | None:
+    return None if value is None else [part for part in value.split(",") if part]
 
 
-def _numbers(context, option, value: str) -> list[float]:
-    try:
-        return [float(part) for part in _list(context, option, value)]
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def _numbers(low: float, high: float):
+    """A callback: at least one number, by comma, each within low .. high."""
+
+    def parse(context, option, value: str) -> list[float]:
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        if not all(low <= number <= high for number in numbers):
+            raise click.BadParameter(f"{value} is not all within {low:g} .. {high:g}")
+        return numbers
+
+    return parse
 
 
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("eval"), show_default=True,
@@ -28,10 +36,10 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 
 @click.command("eval")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--models", callback=_list, default="", help="Our models, by comma [default: all in the weights folder].")
-@click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers)
-@click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
-              help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
+@click.option("--models", callback=_list, help="Our models, by comma [default: all in the weights folder].")
+@click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers(0, 100))
+@click.option("--against", callback=_list,
+              help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif [default: all that run here].")  # fmt: skip
 @effort_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; they share the threads, and times suffer.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
@@ -42,12 +50,13 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_compressai, out, device, threads):
     """Measure bytes, PSNR, MS-SSIM, times and memory on the lossless images of FOLDER, beside other codecs.
 
-    Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
+    Writes report.txt, results.json, CSV files and plots. A run that was stopped goes on where it was.
     """
-    models = models or [name for name in locate.names() if "-" in name]
     device = _prepare(device, threads)
-    from .evaluate import plots, report, run
+    from .evaluate import plots, report, rivals, run
 
+    models = [name for name in locate.names() if "-" in name] if models is None else models
+    against = rivals.available() if against is None else against
     results = run.evaluate(
         folder, models, qualities, against, out,
         effort=effort, device=device.type, jobs=jobs, with_bits=with_bits, with_compressai=with_compressai,
@@ -62,7 +71,8 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_c
 
 @click.command()
 @click.option("--model", default=f"{MODEL}-{ENTROPY}", show_default=True, metavar="NAME")
-@click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, callback=_numbers, help="Megapixels.")
+@click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, help="Megapixels.",
+              callback=_numbers(0.001, container.MAX_PIXELS / 1e6))  # fmt: skip
 @out_option
 @device_option
 @threads_option

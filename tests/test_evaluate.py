@@ -135,7 +135,7 @@ def test_published_curves_are_shown_for_kodak_only(folder, results):
     assert any(row["codec"] == "HPCM-L (published)" for row in report.at_rates(kodak))
 
 
-@pytest.mark.parametrize("name", [name for name, rival in rivals.RIVALS.items() if not rival.missing()])
+@pytest.mark.parametrize("name", rivals.available())
 def test_rivals_get_better_with_bytes(name, sample):
     rival = rivals.get(name)
     points = []
@@ -193,6 +193,8 @@ def test_unusable_requests(folder, tmp_path):
         run.evaluate(tmp_path, [], [], [], tmp_path)
     with pytest.raises(LicError, match="nonsense"):
         run.evaluate(folder, [], [], ["nonsense"], tmp_path)
+    with pytest.raises(LicError, match="nothing to measure"):
+        run.evaluate(folder, [], [], [], tmp_path)
     Image.open(folder / "a.png").save(tmp_path / "a.png")
     Image.open(folder / "a.png").save(tmp_path / "a.bmp")
     with pytest.raises(LicError, match="suffix"):

@@ -52,6 +52,8 @@ def evaluate(
         neighbours.zoo()
     codecs = {name: (_identity(name, effort, device), qualities) for name in models}
     codecs |= {name: (rivals.version(name), rivals.get(name).qualities) for name in against}
+    if not codecs:
+        raise LicError("nothing to measure: no models and no other codecs")
     machine = f"{processor()}, {torch.get_num_threads()} threads, {jobs} jobs, {device}"
     images = {path: fingerprint_of(path.read_bytes()) for path in paths}
     (out / "files").mkdir(parents=True, exist_ok=True)
