@@ -3,6 +3,7 @@
 torch is imported on first use, so that `import lic`, `lic --help` and `lic info` are quick.
 """
 
+from .defaults import QUALITY
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, NotLic, TooLarge, Unsupported
 
 __version__ = "0.2.0"
@@ -20,7 +21,7 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'lic' has no attribute {name!r}")
 
 
-def encode(image, quality: float = 50.0, **options) -> bytes:
+def encode(image, quality: float = QUALITY, **options) -> bytes:
     """A Pillow image -> the bytes of a .lic file. quality: 0..100; options: those of `Codec`."""
     from .codec import Codec
 

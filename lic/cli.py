@@ -16,8 +16,9 @@ from pathlib import Path
 import click
 
 from . import __version__, container, files, locate, workshop
+from .defaults import ENTROPY, MODEL, QUALITY
 from .errors import LicError, MissingWeights
-from .options import device_option, pixels_option, quiet_option, threads_option, weights_option
+from .options import device_option, effort_option, pixels_option, quiet_option, threads_option, weights_option
 
 PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = {  # what decode can write
@@ -31,7 +32,7 @@ def cli():
     """A learned image codec: small .lic files that open on every machine.
 
     \b
-    lic encode photo.png photo.lic          compress (quality 50)
+    lic encode photo.png photo.lic          compress
     lic encode -q 80 photo.jpg photo.lic    better quality, larger file
     lic decode photo.lic photo.png          decompress
     lic decode photo.lic - | display        "-" is standard input or output
@@ -75,10 +76,10 @@ def _not_the_same(source: Path, target: Path) -> None:
 @cli.command()
 @click.argument("source", type=PATH, metavar="IN")
 @click.argument("target", type=PATH, metavar="OUT")
-@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50.0, show_default=True, help="0 (smallest) .. 100 (best).")
-@click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Time spent on smaller files; 0 is quickest.")
-@click.option("--model", default="lite", show_default=True, metavar="NAME", help="Transforms.")
-@click.option("--entropy", default="parallel", show_default=True, metavar="NAME", help="Entropy model: parallel, local or hyperprior.")
+@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True, help="0 (smallest) .. 100 (best).")
+@effort_option
+@click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
+@click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model: parallel, local or hyperprior.")
 @weights_option
 @device_option
 @threads_option

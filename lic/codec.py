@@ -19,13 +19,10 @@ from torch import Tensor
 
 from . import coders, container, image, locate, search, weights
 from .container import LEVELS, Header
+from .defaults import EFFORT, ENTROPY, MODEL, QUALITY
 from .entropy import base, gaussian
 from .errors import Corrupt, LicError
 from .transforms import STRIDE
-
-QUALITY = 50.0  # default
-EFFORT = 1  # default
-MODEL, ENTROPY = "lite", "parallel"  # default weights: transforms and entropy model
 
 
 class Codec:
@@ -79,11 +76,7 @@ class Codec:
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
             y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
         with self._timed("search"):
-
-            def predict(y_hat):
-                return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1])
-
-            y_hat = search.refine(predict, models.transforms, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
+            y_hat = search.refine(models, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
         with self._timed("entropy"):
             writer = coders.Writer()
             base.write(models.entropy, y_hat, levels, writer)

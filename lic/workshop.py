@@ -5,20 +5,29 @@ from pathlib import Path
 
 import click
 
-from . import locate
+from . import container, locate
+from .defaults import ENTROPY, MODEL
 from .errors import MissingExtra
-from .options import device_option, threads_option
+from .options import device_option, effort_option, threads_option
 
 
-def _list(context, option, value: str) -> list[str]:
-    return [part for part in value.split(",") if part]
+def _list(context, option, value: str | None) -> list[str] | None:
+    return None if value is None else [part for part in value.split(",") if part]
 
 
-def _numbers(context, option, value: str) -> list[float]:
-    try:
-        return [float(part) for part in _list(context, option, value)]
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def _numbers(low: float, high: float):
+    """A callback: at least one number, by comma, each within low .. high."""
+
+    def parse(context, option, value: str) -> list[float]:
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        if not all(low <= number <= high for number in numbers):
+            raise click.BadParameter(f"{value} is not all within {low:g} .. {high:g}")
+        return numbers
+
+    return parse
 
 
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("eval"), show_default=True,
@@ -27,31 +36,31 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 
 @click.command("eval")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--models", callback=_list, default="", help="Our models, by comma [default: all in the weights folder].")
-@click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers)
-@click.option("--against", default="jpeg,jpeg420,webp,avif", show_default=True, callback=_list,
-              help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif.")  # fmt: skip
-@click.option("-e", "--effort", type=click.IntRange(0, 9), default=1, show_default=True, help="Of our encoder.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; times then share the cores.")
+@click.option("--models", callback=_list, help="Our models, by comma [default: all in the weights folder].")
+@click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers(0, 100))
+@click.option("--against", callback=_list,
+              help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif [default: all that run here].")  # fmt: skip
+@effort_option
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; they share the threads, and times suffer.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
-@click.option("--compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
+@click.option("--compressai", "with_compressai", is_flag=True, help="Also time CompressAI's models on the first image.")
 @out_option
 @device_option
 @threads_option
-def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compressai, out, device, threads):
+def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_compressai, out, device, threads):
     """Measure bytes, PSNR, MS-SSIM, times and memory on the lossless images of FOLDER, beside other codecs.
 
-    Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
+    Writes report.txt, results.json, CSV files and plots. A run that was stopped goes on where it was.
     """
-    models = models or [name for name in locate.names() if "-" in name]
     device = _prepare(device, threads)
-    from .evaluate import neighbours, plots, report, run
+    from .evaluate import plots, report, rivals, run
 
+    models = [name for name in locate.names() if "-" in name] if models is None else models
+    against = rivals.available() if against is None else against
     results = run.evaluate(
-        folder, models, qualities, against, out, effort=effort, device=device.type, threads=threads, jobs=jobs, with_bits=with_bits
-    )
-    if compressai:
-        results["compressai"] = neighbours.times(*run.first_picture_and_models(folder, models, device.type))
+        folder, models, qualities, against, out,
+        effort=effort, device=device.type, jobs=jobs, with_bits=with_bits, with_compressai=with_compressai,
+    )  # fmt: skip
     report.write(results, out)
     click.echo(report.table(results))
     try:
@@ -61,20 +70,18 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compre
 
 
 @click.command()
-@click.option("--model", default="lite-parallel", show_default=True, metavar="NAME")
-@click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, callback=_numbers, help="Megapixels.")
+@click.option("--model", default=f"{MODEL}-{ENTROPY}", show_default=True, metavar="NAME")
+@click.option("--sizes", default="0.1,0.4,1,2.8,8,25", show_default=True, help="Megapixels.",
+              callback=_numbers(0.001, container.MAX_PIXELS / 1e6))  # fmt: skip
 @out_option
 @device_option
 @threads_option
 def bench(model, sizes, out, device, threads):
     """Measure time and memory over the size of a picture, as whole processes and with the model loaded."""
     device = _prepare(device, threads)
-    from .codec import Codec
     from .evaluate import bench, plots
 
-    name, _, entropy = model.partition("-")
-    options = ["--device", device.type, *(["--threads", str(threads)] if threads else [])]
-    results = bench.run(Codec(name, entropy, device.type), sizes, options, out)
+    results = bench.run(model, sizes, device.type, out)
     click.echo(bench.table(results))
     try:
         plots.cost(results, out / "cost.png")
@@ -150,7 +157,7 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
 @train.command("entropy")
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", default="lite", show_default=True, help="Weights of the transforms whose latents to code.")
+@click.option("--model", default=MODEL, show_default=True, help="Weights of the transforms whose latents to code.")
 @_training_options
 def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
     """Train the entropy model NAME on the frozen latents of exported transforms."""
@@ -165,7 +172,7 @@ def train_entropy(name, folder, model, checkpoint, device, threads, config, **op
 
 @train.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", default="lite", show_default=True, help="Name of the transforms.")
+@click.option("--name", default=MODEL, show_default=True, help="Name of the transforms.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
 def train_export(checkpoint, name, folder):
     """Write a checkpoint's averaged weights as weights files: fp16 transforms, integer entropy models."""

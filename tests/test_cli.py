@@ -148,6 +148,7 @@ def test_failures_are_one_line_and_exit_code_1(args, words, tmp_path, monkeypatc
         ("encode", SAMPLE, SAMPLE), ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--crop", "100"),
         ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "["),
         ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "[]"),
+        ("eval", ".", "--qualities", "10,101"), ("eval", ".", "--qualities", ""), ("bench", "--sizes", "1,x"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(args, tmp_path, monkeypatch):

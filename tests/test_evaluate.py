@@ -2,16 +2,20 @@
 
 import csv
 import json
+import re
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, TINY
 from PIL import Image
 
 from lic.codec import Codec
 from lic.errors import LicError, MissingExtra
-from lic.evaluate import bench, bits, metrics, neighbours, plots, published, report, rivals, run
+from lic.evaluate import bench, bits, machine, metrics, neighbours, plots, published, report, rivals, run
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +55,28 @@ def test_rows_are_those_of_the_files(folder, out, results):
 def test_what_is_written_and_shown(out, results):
     written = json.loads((out / "results.json").read_text())
     assert written.pop("bd_rates") == report.bd_rates(results)
+    at_rates = written.pop("at_rates")
     assert written["rows"] == results["rows"]
     rows, means = (list(csv.DictReader((out / name).read_text().splitlines())) for name in ("images.csv", "means.csv"))
     assert [int(row["bytes"]) for row in rows] == [row["bytes"] for row in results["rows"]]
     assert [row["psnr"] for row in means] == [row["psnr"] for row in rows]  # one image
     text = report.table(results)
-    assert "lite-hyperprior    against jpeg " in text
+    assert (out / "report.txt").read_text() == text + "\n"
+    assert re.search(r"lite-hyperprior    against jpeg .* %   \d\d\.\d \.\. \d\d\.\d dB \(common range\)", text)
+    jpeg = next(row for row in at_rates if row["codec"] == "jpeg" and row["metric"] == "psnr")
+    assert jpeg["0.1 bpp"] is None  # no file was that small
+    points = results["curves"]["jpeg"]
+    assert max(p["psnr"] for p in points if p["bpp"] < 0.5) < jpeg["0.5 bpp"] < min(p["psnr"] for p in points if p["bpp"] > 0.5)
+    assert f"{jpeg['0.5 bpp']:8.2f}" in text
     assert "published" not in text  # those curves belong to other pictures
+
+
+def test_mean_similarity_becomes_decibels_last():
+    """As in the published curves; a mean of decibels would be higher."""
+    row = {"codec": "x", "image": "a", "quality": 50.0, "bpp": 1.0}
+    (point,) = run.means([row | {"ms_ssim": s, "ms_ssim_db": metrics.decibel(s)} for s in (0.9, 0.99)])
+    assert point["ms_ssim"] == pytest.approx(0.945)
+    assert point["ms_ssim_db"] == pytest.approx(12.596, abs=0.001)
 
 
 def test_a_second_run_goes_on_where_the_first_was(folder, out, results):
@@ -94,7 +113,8 @@ def test_plots(results, tmp_path):
             plots.draw(results, tmp_path)
         return
     paths = [*plots.draw(results, tmp_path), tmp_path / "cost.png"]
-    row = {"megapixels": 1, **{f"{way}_{what}": 2 for way in ("encode", "decode") for what in ("cold", "warm", "mb")}}
+    states = ("encode_cold", "encode_warm", "decode_cold", "decode_warm")
+    row = {"megapixels": 1, **dict.fromkeys(states, 2), **{f"{state}_mb": None for state in states}}
     plots.cost({"model": "lite", "date": "today", "machine": "this", "rows": [row]}, paths[-1])
     for path in paths:
         with Image.open(path) as plot:
@@ -110,10 +130,12 @@ def test_published_curves_are_shown_for_kodak_only(folder, results):
         rate, *_ = metrics.bd_rate(vtm, [(bpp, dB) for bpp, dB, _ in curves[name]["points"]])
         assert rate == pytest.approx(percent, abs=0.1)
     assert all(curve["source"] for curve in curves.values())
-    assert "VVC (VTM-9.1) (published)" in report.curves(results | {"kodak": True})
+    kodak = results | {"kodak": True}
+    assert "VVC (VTM-9.1) (published)" in report.curves(kodak)
+    assert any(row["codec"] == "HPCM-L (published)" for row in report.at_rates(kodak))
 
 
-@pytest.mark.parametrize("name", [name for name, rival in rivals.RIVALS.items() if not rival.missing()])
+@pytest.mark.parametrize("name", rivals.available())
 def test_rivals_get_better_with_bytes(name, sample):
     rival = rivals.get(name)
     points = []
@@ -125,7 +147,7 @@ def test_rivals_get_better_with_bytes(name, sample):
 
 
 def test_the_account_of_bits_adds_up(tiny, sample):
-    account = bits.account(tiny, sample, 60)
+    account = bits.account(tiny, tiny.encode(sample, 60))
     assert account["header"] + account["payload"] == account["file"]
     assert account["header"] <= 8 * 24
     promised = account["hyper"] + account["latents"]
@@ -137,14 +159,24 @@ def test_the_account_of_bits_adds_up(tiny, sample):
 
 
 def test_bench_measures_whole_processes(tmp_path):
-    codec = Codec("lite", "hyperprior", "cpu")
-    results = bench.run(codec, [0.01, 0.02], [], tmp_path)
+    results = bench.run("lite-hyperprior", [0.01, 0.02], "cpu", tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == results
+    rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
+    assert [int(row["bytes"]) for row in rows] == [row["bytes"] for row in results["rows"]]
     small, large = results["rows"]
     assert small["megapixels"] == pytest.approx(0.01, rel=0.1)
     assert 0 < small["decode_warm"] < small["decode_cold"]
     assert large["bytes"] > small["bytes"]
-    assert "megapixels" in bench.table(results)
+    text = bench.table(results)
+    assert "megapixels" in text
+    assert "0.01" in text
+
+
+def test_a_process_is_measured_by_itself():
+    _, peak = machine.process(["--version"])
+    assert peak is None or 5 < peak < 100  # this process, with torch, is larger
+    with pytest.raises(LicError, match=r"lic info gone\.lic failed with exit code 1"):
+        machine.process(["info", "gone.lic"])
 
 
 def test_pictures_too_small_for_ms_ssim(tmp_path):
@@ -161,10 +193,42 @@ def test_unusable_requests(folder, tmp_path):
         run.evaluate(tmp_path, [], [], [], tmp_path)
     with pytest.raises(LicError, match="nonsense"):
         run.evaluate(folder, [], [], ["nonsense"], tmp_path)
+    with pytest.raises(LicError, match="nothing to measure"):
+        run.evaluate(folder, [], [], [], tmp_path)
     Image.open(folder / "a.png").save(tmp_path / "a.png")
     Image.open(folder / "a.png").save(tmp_path / "a.bmp")
     with pytest.raises(LicError, match="suffix"):
         run.evaluate(tmp_path, [], [], [], tmp_path)
     if find_spec("compressai") is None:
         with pytest.raises(MissingExtra, match="compressai"):
-            neighbours.times(Image.new("RGB", (64, 64)), [Codec("tiny", "hyperprior", "cpu", TINY)])
+            run.evaluate(folder, [], [], ["jpeg"], tmp_path / "out", with_compressai=True)
+        assert not (tmp_path / "out").exists()  # told before anything is measured
+
+
+class StandIn(torch.nn.Module):
+    """CompressAI's interface, as far as it is used: the package itself is seldom installed."""
+
+    def __init__(self, quality, metric, pretrained):
+        super().__init__()
+        assert not pretrained
+
+    def update(self, force):
+        self.ready = force
+
+    def compress(self, x):
+        assert self.ready
+        assert x.shape == (1, 3, 64, 128)
+        return {"strings": [[b"y"], [b"z"]], "shape": (1, 2)}
+
+    def decompress(self, strings, shape):
+        assert (strings, shape) == ([[b"y"], [b"z"]], (1, 2))
+
+
+def test_times_of_compressai(monkeypatch):
+    zoo = SimpleNamespace(image_models=dict.fromkeys(neighbours.ARCHITECTURES, StandIn))
+    monkeypatch.setitem(sys.modules, "compressai", SimpleNamespace(zoo=zoo))
+    monkeypatch.setitem(sys.modules, "compressai.zoo", zoo)
+    found = neighbours.times(Image.new("RGB", (65, 64)), [Codec("tiny", "hyperprior", "cpu", TINY)])
+    assert list(found) == ["tiny-hyperprior", *(f"CompressAI {name}" for name in neighbours.ARCHITECTURES)]
+    assert all(seconds > 0 for pair in found.values() for seconds in pair)
+    assert "CompressAI mbt2018 " in neighbours.table(found)

@@ -33,6 +33,14 @@ def test_bd_rate_can_be_cut_to_rates_of_the_test():
     assert metrics.bd_rate(VTM, JPEG, (0.5084, 1.4))[1:] == pytest.approx((29.04, 34.9))
 
 
+def test_curves_are_read_off_as_scipys_pchip_would():
+    """scipy 1.x: PchipInterpolator(log(bpp), dB) gives these."""
+    for bpp, dB in ((0.15, 30.084450855034437), (0.3017, 32.69), (1.0, 38.92998842944622), (1.2957, 40.57)):
+        assert metrics.at_rate(VTM[::-1], bpp) == pytest.approx(dB, abs=1e-9)
+    assert metrics.at_rate(VTM, 0.07) is None
+    assert metrics.at_rate(VTM, 1.3) is None
+
+
 def test_no_overlap_is_nan():
     assert np.isnan(metrics.bd_rate([(0.1, 20), (0.2, 21), (0.3, 22)], VTM)[0])
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from lic import locate, search, weights
 from lic.codec import Codec
-from lic.entropy import base, gaussian
 from lic.errors import LicError
 from lic.evaluate import metrics
 from lic.transforms import lambda_of
@@ -49,12 +48,9 @@ def start(models, sample):
     return x, y_hat, level
 
 
-def refine(models, x, y_hat, level, rounds, size=None):
-    def predict(y_hat):
-        return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level)[1])
-
+def refine(models, x, y_hat, level, rounds, size=(128, 128)):
     with torch.no_grad():
-        return search.refine(predict, models.transforms, x, y_hat, level, rounds, size)
+        return search.refine(models, x, y_hat, level, rounds, size)
 
 
 def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):

@@ -8,8 +8,8 @@ differ and are noisy, ratios less so.
 import io
 import json
 import tempfile
-import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import files
-from ..codec import Codec
-from .machine import process, processor
+from . import ours, report
+from .machine import processor, release, timed
 
 ASPECT = 1.5
 
@@ -42,53 +42,47 @@ def picture(megapixels: float, seed: int = 0) -> Image.Image:
 def reference() -> float:
     """Seconds of the fixed reference, the best of three."""
     fixed = picture(1.0, seed=1)
-    return min(_seconds(lambda: fixed.save(io.BytesIO(), "PNG", compress_level=6)) for _ in range(3))
+    return min(timed(lambda: fixed.save(io.BytesIO(), "PNG", compress_level=6))[1][0] for _ in range(3))
 
 
-def run(codec: Codec, sizes: list[float], options: list[str], out: Path) -> dict:
-    """Measure and write out/bench.json; options: further arguments of the commands (--device, --threads)."""
-    rows = []
-    model, _, entropy = codec.name.partition("-")
-    codec.decode(codec.encode(picture(0.01)))
-    with tempfile.TemporaryDirectory() as folder:
-        source, coded, decoded = (Path(folder, n) for n in ("a.ppm", "a.lic", "b.ppm"))
-        encode = ["encode", "--quiet", "--model", model, "--entropy", entropy, *options, source, coded]
-        for size in tqdm(sizes, "sizes", disable=None):
-            image = picture(size)
-            image.save(source)
-            unit = reference()
-            encode_cold, encode_mb = process(encode)
-            decode_cold, decode_mb = process(["decode", *options, coded, decoded])
-            data = coded.read_bytes()
-            rows.append({
-                "megapixels": image.width * image.height / 1e6, "bytes": len(data), "reference_s": unit,
-                "encode_cold": encode_cold / unit, "encode_warm": _seconds(lambda i=image: codec.encode(i)) / unit,
-                "decode_cold": decode_cold / unit, "decode_warm": _seconds(lambda d=data: codec.decode(d)) / unit,
-                "encode_mb": encode_mb, "decode_mb": decode_mb,
-            })  # fmt: skip
-    date = datetime.now(UTC).strftime("%Y-%m-%d")
-    machine = f"{processor()}, {torch.get_num_threads()} threads, {codec.device.type}"
-    results = {"model": codec.name, "date": date, "machine": machine, "rows": rows}
+def run(model: str, sizes: list[float], device: str, out: Path) -> dict:
+    """Measure; the results are written to out/bench.json and out/bench.csv after every size: large ones take long.
+
+    Of every row: encode_cold, encode_warm, decode_cold and decode_warm are times over the reference's, the same names with
+    _mb peak memory of the process, in megabytes.
+    """
+    codec = ours.warm(model, device)
+    machine = f"{processor()}, {torch.get_num_threads()} threads, {device}"
+    results = {"model": model, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine, "rows": []}
     out.mkdir(parents=True, exist_ok=True)
-    files.write(out / "bench.json", json.dumps(results, indent=1).encode())
+    for size in tqdm(sizes, "sizes", disable=None):
+        image, unit = picture(size), reference()
+        with tempfile.TemporaryDirectory() as folder:
+            image.save(source := Path(folder, "a.ppm"))
+            cold = ours.cold(model, source, device)
+        release()
+        data, encoding = timed(partial(codec.encode, image))
+        release()
+        _, decoding = timed(partial(codec.decode, data))
+        row = {"megapixels": image.width * image.height / 1e6, "bytes": len(data), "reference_s": unit}
+        for way, pair in (("encode", (cold["encode"], encoding)), ("decode", (cold["decode"], decoding))):
+            for state, (seconds, peak) in zip(("cold", "warm"), pair, strict=True):
+                row |= {f"{way}_{state}": seconds / unit, f"{way}_{state}_mb": peak}
+        results["rows"].append(row)
+        files.write(out / "bench.json", json.dumps(results, indent=1).encode())
+        report.write_csv(out / "bench.csv", results["rows"])
     return results
-
-
-def _seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def table(results: dict) -> str:
     lines = [
         f"{results['model']}, {results['date']}, {results['machine']}",
-        "Times over the reference's (Pillow, 1 megapixel to PNG, same run); peak memory of a whole process",
-        "megapixels  encode cold   warm  decode cold   warm  encode MB  decode MB  reference s",
+        "Times over the reference's (Pillow, 1 megapixel to PNG, same run); cold: a whole process; warm: the model loaded",
+        "megapixels  encode cold  warm  decode cold  warm   MB: encode cold  warm  decode cold  warm   reference s",
     ]
-    lines += [
-        f"{r['megapixels']:10.2f} {r['encode_cold']:12.1f} {r['encode_warm']:6.1f} {r['decode_cold']:12.1f} {r['decode_warm']:6.1f}"
-        f" {r['encode_mb']:10.0f} {r['decode_mb']:10.0f} {r['reference_s']:12.3f}"
-        for r in results["rows"]
-    ]
+    for row in results["rows"]:
+        times = f"{row['encode_cold']:13.1f} {row['encode_warm']:5.1f} {row['decode_cold']:12.1f} {row['decode_warm']:5.1f}"
+        widths = {"encode_cold": 17, "encode_warm": 5, "decode_cold": 12, "decode_warm": 5}
+        memory = " ".join(report.or_dash(row[f"{key}_mb"], width, 0) for key, width in widths.items())
+        lines.append(f"{row['megapixels']:10.2f}{times} {memory} {row['reference_s']:13.3f}")
     return "\n".join(lines)

@@ -2,23 +2,21 @@
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import coders, container
-from ..codec import EFFORT, Codec
+from ..codec import Codec
 from ..entropy import base
 
 CHANNEL_GROUPS = 8
 
 
 @torch.no_grad()
-def account(codec: Codec, picture: Image.Image, quality: float, effort: int = EFFORT) -> dict:
-    """Encode `picture`; all figures in bits.
+def account(codec: Codec, data: bytes) -> dict:
+    """Of the .lic file `data`, all figures in bits.
 
     file, header, payload: as on disk. hyper, latents: what the coder's tables promise; channels: latents by eighths of the
     channels, strongest first; steps: latents by step of the entropy model's order.
     """
-    data = codec.encode(picture, quality, effort)
     _, payload = container.unpack(data)
     header, models, coded = codec.read(data)
     h, w = coded.y_hat.shape[2:]

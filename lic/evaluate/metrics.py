@@ -11,8 +11,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
 
 
-def _pchip_integral(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
-    """Integral over [low, high] of the monotone cubic (Fritsch & Carlson 1980) through the points, x ascending."""
+def _pchip_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Slopes at its points of the monotone cubic (Fritsch & Carlson 1980) through them, x ascending."""
     h, slope = np.diff(x), np.diff(y) / np.diff(x)
     d = np.zeros_like(y)
     same = slope[:-1] * slope[1:] > 0
@@ -26,6 +26,12 @@ def _pchip_integral(x: np.ndarray, y: np.ndarray, low: float, high: float) -> fl
         elif s0 * s1 <= 0 and abs(one_sided) > 3 * abs(s0):
             one_sided = 3 * s0
         d[end] = one_sided
+    return d
+
+
+def _pchip_integral(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
+    """Integral of the monotone cubic over [low, high]."""
+    h, d = np.diff(x), _pchip_slopes(x, y)
 
     def primitive(at: float) -> float:
         total = 0.0
@@ -53,6 +59,19 @@ def bd_rate(
         return float("nan"), float(low), float(high)
     mean_a, mean_b = (_pchip_integral(dB, np.log(bpp), low, high) / (high - low) for bpp, dB in curves)
     return float(100 * (np.exp(mean_b - mean_a) - 1)), float(low), float(high)
+
+
+def at_rate(curve: list[tuple[float, float]], bpp: float) -> float | None:
+    """dB at `bpp` of a curve of at least three (bits per pixel, dB), a monotone cubic in log rate; None beyond its ends."""
+    x, y = np.array(sorted(curve), dtype=np.float64).T
+    if not x[0] <= bpp <= x[-1]:
+        return None
+    i = min(int(np.searchsorted(x, bpp, "right")), len(x) - 1) - 1
+    x = np.log(x)
+    d, h = _pchip_slopes(x, y), x[i + 1] - x[i]
+    t = (np.log(bpp) - x[i]) / h
+    hermite = (1 + 2 * t) * (1 - t) ** 2, t**2 * (3 - 2 * t), t * (1 - t) ** 2, t**2 * (t - 1)
+    return float(np.dot(hermite, (y[i], y[i + 1], h * d[i], h * d[i + 1])))
 
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli & Bovik 2003, section 3.2

@@ -4,6 +4,8 @@ Its architectures are timed with random weights, which cost the same arithmetic:
 package is an optional extra and nothing else here needs it.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from PIL import Image
@@ -14,34 +16,40 @@ from .machine import timed
 
 ARCHITECTURES = ("mbt2018-mean", "mbt2018", "cheng2020-anchor")
 QUALITY = 4  # of CompressAI's 1..8 (1..6): the smaller of their two sizes, but for cheng2020
+REPEATS = 2
 
 
-@torch.no_grad()
-def times(picture: Image.Image, models: list[Codec], repeats: int = 2) -> dict[str, tuple[float, float]]:
-    """-> {name: (encode seconds, decode seconds)}, the best of `repeats`, models loaded."""
+def zoo() -> dict:
+    """CompressAI's architectures by name; raises MissingExtra if it is not installed."""
     try:
         from compressai.zoo import image_models
     except ImportError as error:
         raise MissingExtra("the comparison needs CompressAI: pip install 'lic[compressai]'") from error
+    return image_models
+
+
+@torch.no_grad()
+def times(picture: Image.Image, models: list[Codec]) -> dict[str, tuple[float, float]]:
+    """-> {name: (encode seconds, decode seconds)}, the best of REPEATS, models loaded; CompressAI's are on the CPU."""
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
     x = torch.nn.functional.pad(x, (0, -x.shape[3] % 64, 0, -x.shape[2] % 64), mode="replicate")
     found = {}
     for codec in models:
         data = codec.encode(picture)
-        found[codec.name] = _best(lambda c=codec: c.encode(picture), lambda c=codec, d=data: c.decode(d), repeats)
+        found[codec.name] = _best(partial(codec.encode, picture)), _best(partial(codec.decode, data))
     for name in ARCHITECTURES:
         torch.manual_seed(0)
-        net = image_models[name](quality=QUALITY, metric="mse", pretrained=False).eval()
+        net = zoo()[name](quality=QUALITY, metric="mse", pretrained=False).eval()
         net.update(force=True)
         coded = net.compress(x)
-        found[f"CompressAI {name}"] = _best(lambda n=net: n.compress(x), lambda n=net, c=coded: n.decompress(c["strings"], c["shape"]), 1)
+        found[f"CompressAI {name}"] = _best(partial(net.compress, x)), _best(partial(net.decompress, coded["strings"], coded["shape"]))
     return found
 
 
-def _best(encode, decode, repeats: int) -> tuple[float, float]:
-    return min(timed(encode)[1] for _ in range(repeats))[0], min(timed(decode)[1] for _ in range(repeats))[0]
+def _best(work) -> float:
+    return min(timed(work)[1][0] for _ in range(REPEATS))
 
 
 def table(found: dict[str, tuple[float, float]]) -> str:
-    lines = ["", f"{'one picture, models loaded, same threads':40} encode s  decode s"]
+    lines = ["", f"{'first image, models loaded, same threads':40} encode s  decode s"]
     return "\n".join(lines + [f"{name:40} {encode:8.2f} {decode:9.2f}" for name, (encode, decode) in found.items()])

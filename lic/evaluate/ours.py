@@ -1,0 +1,35 @@
+"""Our codec as it is measured: warm, with its model loaded, and cold, as processes of their own."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..codec import Codec
+from ..defaults import EFFORT
+from .machine import process
+
+
+@cache
+def warm(name: str, device: str) -> Codec:
+    """The codec called `name` (MODEL-ENTROPY), after its first call: what it needs once is done."""
+    model, _, entropy = name.partition("-")
+    codec = Codec(model, entropy, device)
+    codec.decode(codec.encode(Image.new("RGB", (64, 64))))
+    return codec
+
+
+def cold(name: str, picture: Path, device: str, effort: int = EFFORT) -> dict[str, tuple[float, float | None]]:
+    """`lic encode` and `lic decode` at the default quality, interpreter, torch and weights included, with as many threads as here.
+
+    -> {"encode": (seconds, peak megabytes, see machine.py), "decode": ...}. The picture comes out as PPM: what writing a
+    PNG costs is not ours.
+    """
+    model, _, entropy = name.partition("-")
+    options = ["--device", device, "--threads", torch.get_num_threads()]
+    with tempfile.TemporaryDirectory() as folder:
+        coded, decoded = Path(folder, "a.lic"), Path(folder, "a.ppm")
+        encode = ["encode", "--quiet", "--effort", effort, "--model", model, "--entropy", entropy, *options, picture, coded]
+        return {"encode": process(encode), "decode": process(["decode", *options, coded, decoded])}
