@@ -11,11 +11,15 @@ The face is the dtype: a float64 tensor holds integers, any other dtype holds re
     weight w          integer round(w * 2^WEIGHT_FRACTION)
     layer             floor((W x + b + half) / 2^WEIGHT_FRACTION), clamped to +-LIMIT
 
-Only matrix products, comparisons, multiplications by powers of two and floor are used here: no
-convolution (it may choose Winograd or FFT), no division, no exp.
+    softmax weight    integer 0 .. 2^WEIGHT_BITS, and one division of sums
+
+Only matrix products, comparisons, multiplications by powers of two, tables and floor are used here: no
+convolution (it may choose Winograd or FFT), no exp, and no division but floor(a / b) of tensors of integers
+|a| < 2^53: a quotient that is no integer is further from the next one than its rounding error.
 """
 
 from functools import cache
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,7 @@ from .errors import BadWeights
 FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
 LOG_ENTRIES = 2048  # integers that log_size knows
+WEIGHT_BITS = 16  # softmax weights are at most 2^WEIGHT_BITS; 4096 of them times activations sum to at most 2^50
 LIMIT = 2**22  # activations are clamped to +-LIMIT, that is +-4096 in real units
 
 
@@ -119,6 +124,58 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b of activations; in the exact face clamped to +-LIMIT like any activation, so that proofs hold for what follows."""
     x = a + b
     return x.clamp(-LIMIT, LIMIT) if is_exact(x) else x
+
+
+@cache
+def _exp2_table(device: torch.device) -> Tensor:
+    """2^(WEIGHT_BITS - d / 2^FRACTION) rounded, for d = 0, 1, ... until it is 0; float64.
+
+    Square roots of a power of two, rounded down each time, are the root rounded down: integers only.
+    """
+    one, powers = 2**FRACTION, []
+    for d in range(one):
+        n = 1 << (WEIGHT_BITS + 1) * one - d
+        for _ in range(FRACTION):
+            n = isqrt(n)
+        powers.append(n)  # of twice the value
+    entries = [(powers[d % one] >> d // one) + 1 >> 1 for d in range((WEIGHT_BITS + 1) * one + 2)]
+    return torch.tensor(entries, dtype=torch.float64, device=device)
+
+
+def exp2_weights(scores: Tensor, legal: Tensor | None = None) -> Tensor:
+    """2^(score - largest legal score of the row): (..., n) -> (..., n), in the exact face integers 0 .. 2^WEIGHT_BITS.
+
+    legal: bool, broadcast to the scores; the weight of an illegal entry is 0, whatever its score.
+    """
+    if legal is not None:
+        scores = scores.masked_fill(~legal, -torch.inf)
+    top = scores.detach().amax(-1, keepdim=True).clamp_min(-(2.0**52))  # a row without legal entries has one too
+    if not is_exact(scores):
+        return torch.exp2(scores - top)
+    table = _exp2_table(scores.device)
+    return table[(top - scores).clamp(max=len(table) - 1).long()]
+
+
+def average(weights: Tensor, values: Tensor) -> Tensor:
+    """Weighted means: (..., q, n), (..., n, c) -> (..., q, c), rounded down in the exact face; 0 where all weights are 0.
+
+    The weights are those of exp2_weights, for n <= 4096: the sums are exact and only the means are rounded.
+    """
+    means = weights @ values / weights.sum(-1, keepdim=True).clamp_min(1.0)  # the largest weight is 1 or more
+    return torch.floor(means) if is_exact(means) else means
+
+
+def softmax2(scores: Tensor, legal: Tensor | None = None) -> Tensor:
+    """Softmax in base 2 over the last dimension: weights that sum to 1, in the exact face integers that sum to 2^WEIGHT_BITS.
+
+    Illegal entries weigh 0 (see exp2_weights); a row without legal entries is all 0.
+    """
+    weights = exp2_weights(scores, legal)
+    if not is_exact(weights):
+        return weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
+    edges = weights.cumsum(-1)  # rounding the edges, not the weights, keeps the sum
+    edges = torch.floor(edges * 2.0**WEIGHT_BITS / edges[..., -1:].clamp_min(1.0))
+    return torch.diff(edges, prepend=torch.zeros_like(edges[..., :1]))
 
 
 class LevelTable(nn.Module):

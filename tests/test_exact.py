@@ -116,3 +116,59 @@ def test_sums_of_activations_stay_in_the_proven_range():
     a = torch.tensor([exact.LIMIT, -exact.LIMIT, 5], dtype=torch.float64)
     assert exact.add(a, a).tolist() == [exact.LIMIT, -exact.LIMIT, 10]
     assert exact.add(a.float(), a.float()).tolist() == [2 * exact.LIMIT, -2 * exact.LIMIT, 10]
+
+
+def test_exp2_weights_are_rounded_powers_of_two():
+    from decimal import Decimal, localcontext
+
+    with localcontext() as context:
+        context.prec = 40
+        for d in (0, 1, 2, 511, 1023, 1024, 5000, 17407, 17408, 17409, 20000, exact.LIMIT):
+            expected = int(Decimal(2) ** (16 - Decimal(d) / 1024) + Decimal("0.5"))
+            got = exact.exp2_weights(torch.tensor([7.0, 7.0 - d], dtype=torch.float64))
+            assert got.tolist() == [2**16, expected]
+
+
+def test_softmax_sums_to_one_in_both_faces_and_hides_the_illegal():
+    scores = ints((50, 4096), 9000)
+    scores[0] = 0
+    scores[1, 5] = exact.LIMIT  # illegal, and by far the largest
+    legal = ints((50, 4096), 3, seed=1) != 0
+    legal[1, 5], legal[2] = False, False
+    legal[3] = torch.arange(4096) == 77
+    weights = exact.softmax2(scores, legal)
+    assert torch.equal(weights, torch.floor(weights))
+    assert weights.sum(-1).tolist() == [2.0**16 * (i != 2) for i in range(50)]
+    assert not bool(weights[~legal].any())
+    assert float(weights[3, 77]) == 2**16
+    assert float(weights.min()) == 0
+    real = exact.softmax2((scores / 1024).float(), legal)
+    assert torch.allclose(real.sum(-1), (legal.any(-1)).float())
+    assert float((weights / 2**16 - real).abs().max()) < 2**-15
+    assert torch.allclose(exact.softmax2(scores[:, :3].float() / 1024), torch.softmax(scores[:, :3].float() / 1024 * np.log(2), -1))
+
+
+def test_softmax_has_gradients_where_entries_are_legal():
+    scores = torch.randn(4, 6, requires_grad=True)
+    legal = torch.ones(4, 6, dtype=torch.bool)
+    legal[:, 2], legal[3] = False, False
+    (exact.softmax2(scores, legal) * torch.arange(6)).sum().backward()
+    assert bool((scores.grad[:3][legal[:3]] != 0).all())
+    assert not bool(scores.grad[~legal].any())
+
+
+def test_average_equals_unbounded_integers():
+    scores, values = ints((3, 5, 4096), 3000), ints((3, 4096, 7), exact.LIMIT, seed=1)
+    values[0] = -exact.LIMIT  # the largest sums there are
+    scores[0, 0] = 0
+    legal = ints((3, 5, 4096), 1, seed=2) != 0
+    legal[1, 1], legal[0, 0] = False, True
+    weights = exact.exp2_weights(scores, legal)
+    got = exact.average(weights, values).numpy()
+    w, v = weights.numpy().astype(np.int64).astype(object), values.numpy().astype(np.int64).astype(object)
+    for b in range(3):
+        total = np.maximum(w[b].sum(1, keepdims=True), 1)
+        assert np.array_equal(got[b], ((w[b] @ v[b]) // total).astype(np.float64))
+    assert not got[1, 1].any()
+    real = exact.average(exact.exp2_weights((scores / 1024).float(), legal), (values / 1024).float())
+    assert float((torch.from_numpy(got) / 1024 - real).abs().max()) < 0.05
