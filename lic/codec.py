@@ -81,7 +81,7 @@ class Codec:
         with self._timed("search"):
 
             def predict(y_hat):
-                return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1:])
+                return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), levels)[1])
 
             y_hat = search.refine(predict, models.transforms, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
         with self._timed("entropy"):
@@ -99,7 +99,7 @@ class Codec:
 
         with self._timed("transform"):
             levels = torch.tensor([header.level], device=self.device)
-            y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(latents.mean, latents.index))
+            y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(*latents.table))
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), levels)
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
         return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)

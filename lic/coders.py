@@ -5,10 +5,16 @@ for d = y - base in -L..L+1, symbol 0 is the escape, followed by d in an Exp-Gol
 Its frequency is 1 + floor of (2^24 - symbols) times a Gaussian's mass over its bin; the tails beyond the last bins
 belong to the escape. All of it is computed with Python's unbounded integers or below 2^63, from constants of
 correctly rounded decimal arithmetic: the tables are the same on every machine and part of the format.
+
+A latent with a mixture (K means, scale indexes and weights that sum to 2^16) has the same symbols: the bins of all
+components that count are -L..L+1 around a base half-way, L the next of WIDTHS, and what a component's table gives a
+bin counts by its weight. The tables of one call are made and used width by width.
 """
 
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, localcontext
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +23,14 @@ from torch import Tensor
 
 from .entropy.gaussian import MEAN_BITS, SCALES, SIGMA_HIGH, SIGMA_LOW
 from .errors import Corrupt
+from .exact import WEIGHT_BITS
 
 PRECISION = 24  # bits of a probability, fixed by constriction
 GRID, REACH = 256, 6  # the normal distribution is tabulated at multiples of 1/GRID up to REACH deviations
 ESCAPE_BITS = 17  # an escaped magnitude is below 2^ESCAPE_BITS
+WIDTHS = np.array(sorted(m * 2**e - 1 for m in (2, 3) for e in range(9)))  # the values of L that mixtures have
+COUNTS = 16  # a component of smaller weight does not widen the window: the escape is for it
+ENTRIES = 2**14  # of mixtures' tables made at once: they should stay in the cache
 
 
 @cache
@@ -90,12 +100,74 @@ def _models() -> tuple[list, np.ndarray]:
     return models, np.array([half_width(index) for index in range(SCALES)])
 
 
-def _tables(mean: Tensor, index: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
-    """Flat int64 means and scale indexes -> base and L of every latent, and its model."""
-    mean, index = mean.cpu().numpy(), index.cpu().numpy()
-    keys = index << MEAN_BITS | mean & (1 << MEAN_BITS) - 1
-    models, widths = _models()
-    return mean >> MEAN_BITS, widths[index], list(map(models.__getitem__, keys.tolist()))
+@cache
+def _cumulative() -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the frequencies below every bin, and below the end of the last one, of all tables one after the other
+    (float64), and where each table begins."""
+    sums = [
+        np.cumsum(frequencies(index, fraction)) - frequencies(index, fraction)[0]
+        for index in range(SCALES)
+        for fraction in range(1 << MEAN_BITS)
+    ]
+    return np.concatenate(sums).astype(np.float64), np.cumsum([0] + [len(part) for part in sums[:-1]])
+
+
+_ROWS = stream.model.Categorical(perfect=False)  # the family of models that come as rows of a matrix
+
+
+class _Tables(NamedTuple):
+    """Of some latents: base and L, and the models of their symbols."""
+
+    base: np.ndarray
+    L: np.ndarray
+    table: list[np.ndarray]  # mean, index and, of mixtures, weight
+
+    def models(self) -> Iterator[tuple[np.ndarray | slice, list | np.ndarray]]:
+        """In the order of coding: which latents, and their models, as a list or as rows for _ROWS."""
+        if len(self.table) == 2:
+            yield slice(None), list(map(_models()[0].__getitem__, _keys(*self.table).tolist()))
+            return
+        for L in np.unique(self.L).tolist():
+            cells = np.flatnonzero(self.L == L)
+            for some in np.array_split(cells, -(-len(cells) * (2 * L + 3) // ENTRIES)):
+                yield some, _mixed(self.base[some], L, *(x[some] for x in self.table))
+
+
+def _tables(table: Sequence[Tensor]) -> _Tables:
+    """Flat means and scale indexes (n,), or those and the weights of mixtures (n, K); int64."""
+    table = [x.cpu().numpy() for x in table]
+    base, L = table[0] >> MEAN_BITS, _models()[1][table[1]]
+    if len(table) == 3:
+        counts = table[2] >= COUNTS
+        low, high = np.where(counts, base - L, 2**31).min(1), np.where(counts, base + L + 1, -(2**31)).max(1)
+        base = low + high >> 1
+        L = WIDTHS[np.minimum(np.searchsorted(WIDTHS, base - low), len(WIDTHS) - 1)]
+    return _Tables(base, L, table)
+
+
+def _keys(mean: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return index << MEAN_BITS | mean & (1 << MEAN_BITS) - 1
+
+
+def _mixed(base: np.ndarray, L: int, mean: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Frequencies less one of mixtures, (n,) and (n, K) -> (n, 2 L + 3) float64. All sums are of integers below 2^53."""
+    sums, begins = _cumulative()
+    first = begins[_keys(mean, index)]
+    last = first + 2 * _models()[1][index] + 2
+    shift = first + _models()[1][index] - (mean >> MEAN_BITS) + base[:, None] - L  # of the lowest bin, in the component's sums
+    edges = np.arange(2 * L + 3)
+    total = np.zeros((len(base), 2 * L + 3))
+    for k in range(mean.shape[1]):
+        at = edges + shift[:, k, None]
+        np.maximum(at, first[:, k, None], out=at)
+        np.minimum(at, last[:, k, None], out=at)
+        total += sums[at] * weight[:, k, None].astype(np.float64)
+    free = float((1 << PRECISION) - (2 * L + 3))
+    total = np.floor(np.floor(total * 2.0**-WEIGHT_BITS) * (free * 2.0**-PRECISION))
+    rows = np.empty_like(total)
+    rows[:, 1:] = np.diff(total)
+    rows[:, 0] = free - rows[:, 1:].sum(1)
+    return rows
 
 
 _LENGTH = stream.model.Uniform(ESCAPE_BITS)
@@ -110,21 +182,30 @@ def _unfold(n: int) -> int:
     return n // 2 if n & 1 else -(n // 2)
 
 
+def _symbols(d: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """y - base -> which latents need the escape, and the symbols of all."""
+    escaped = (d < -L) | (d > L + 1)
+    return escaped, np.where(escaped, 0, d + L + 1)
+
+
 class Writer:
     """Range-encodes latents."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
 
-    def code(self, mean: Tensor, index: Tensor, y: Tensor) -> Tensor:
-        """Append y; all (n,) int64. Returns y."""
-        base, L, models = _tables(mean, index)
-        d = y.cpu().numpy() - base
-        escaped = (d < -L) | (d > L + 1)
-        symbols = np.where(escaped, 0, d + L + 1)
+    def code(self, table: Sequence[Tensor], y: Tensor) -> Tensor:
+        """Append y, (n,) int64, with the tables (mean, index), (n,), or (mean, index, weight), (n, K). Returns y."""
+        tables = _tables(table)
+        d = y.cpu().numpy() - tables.base
+        escaped, symbols = _symbols(d, tables.L)
         encode = self._encoder.encode
-        for symbol, model in zip(symbols.tolist(), models, strict=True):
-            encode(symbol, model)
+        for cells, models in tables.models():
+            if isinstance(models, np.ndarray):
+                encode(symbols[cells].astype(np.int32), _ROWS, models)
+            else:
+                for symbol, model in zip(symbols.tolist(), models, strict=True):
+                    encode(symbol, model)
         for value in d[escaped].tolist():
             n = _fold(value)
             bits = n.bit_length() - 1
@@ -145,13 +226,18 @@ class Reader:
         words = np.frombuffer(data + bytes(-len(data) % 4), dtype="<u4").astype(np.uint32)
         self._decoder = stream.queue.RangeDecoder(words)
 
-    def code(self, mean: Tensor, index: Tensor, y: None = None) -> Tensor:
-        """The next len(mean) latents: (n,) int64."""
-        base, L, models = _tables(mean, index)
+    def code(self, table: Sequence[Tensor], y: None = None) -> Tensor:
+        """The next n latents: (n,) int64."""
+        tables = _tables(table)
+        symbols = np.empty(len(tables.base), dtype=np.int64)
         try:
             decode = self._decoder.decode
-            symbols = np.fromiter(map(decode, models), dtype=np.int64, count=len(models))
-            d = symbols - L - 1
+            for cells, models in tables.models():
+                if isinstance(models, np.ndarray):
+                    symbols[cells] = decode(_ROWS, models)
+                else:
+                    symbols = np.fromiter(map(decode, models), dtype=np.int64, count=len(models))
+            d = symbols - tables.L - 1
             for i in np.flatnonzero(symbols == 0).tolist():
                 bits = decode(_LENGTH)
                 d[i] = _unfold((1 << bits) + (decode(stream.model.Uniform(1 << bits)) if bits else 0))
@@ -159,7 +245,7 @@ class Reader:
             raise
         except BaseException as error:  # constriction panics with a BaseException of its own
             raise Corrupt("damaged: the entropy coder met an impossible stream") from error
-        return torch.from_numpy(base + d)
+        return torch.from_numpy(tables.base + d)
 
     def finish(self) -> None:
         """Raise Corrupt if the stream does not look finished."""
@@ -167,18 +253,20 @@ class Reader:
             raise Corrupt("damaged: data left over after the last latent")
 
 
-def bits(mean: Tensor, index: Tensor, y: Tensor) -> np.ndarray:
-    """What each latent costs by the tables of a Writer, escape included: (n,) int64 each -> (n,) float64."""
-    mean, index, y = (x.cpu().numpy() for x in (mean, index, y))
-    keys = index << MEAN_BITS | mean & (1 << MEAN_BITS) - 1
-    L = _models()[1][index]
-    d = y - (mean >> MEAN_BITS)
-    escaped = (d < -L) | (d > L + 1)
-    symbols = np.where(escaped, 0, d + L + 1)
-    result = np.empty(len(keys))
-    for key in np.unique(keys).tolist():
-        cost = PRECISION - np.log2(frequencies(key >> MEAN_BITS, key & (1 << MEAN_BITS) - 1))
-        result[keys == key] = cost[symbols[keys == key]]
+def bits(table: Sequence[Tensor], y: Tensor) -> np.ndarray:
+    """What each latent costs by the tables of a Writer, escape included: y (n,) int64 -> (n,) float64."""
+    tables = _tables(table)
+    d = y.cpu().numpy() - tables.base
+    escaped, symbols = _symbols(d, tables.L)
+    result = np.empty(len(d))
+    if len(tables.table) == 2:
+        keys = _keys(*tables.table)
+        for key in np.unique(keys).tolist():
+            cost = PRECISION - np.log2(frequencies(key >> MEAN_BITS, key & (1 << MEAN_BITS) - 1))
+            result[keys == key] = cost[symbols[keys == key]]
+    else:
+        for cells, rows in tables.models():
+            result[cells] = PRECISION - np.log2(rows[np.arange(len(rows)), symbols[cells]] + 1)
     for i in np.flatnonzero(escaped).tolist():
         result[i] += float(np.log2(ESCAPE_BITS)) + _fold(int(d[i])).bit_length() - 1
     return result
@@ -190,6 +278,6 @@ class Estimator:
     def __init__(self) -> None:
         self.bits = 0.0
 
-    def code(self, mean: Tensor, index: Tensor, y: Tensor) -> Tensor:
-        self.bits += float(bits(mean, index, y).sum())
+    def code(self, table: Sequence[Tensor], y: Tensor) -> Tensor:
+        self.bits += float(bits(table, y).sum())
         return y

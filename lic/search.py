@@ -28,7 +28,7 @@ BAND, HALO = 32, 16  # rows of latents that get their slopes at once; a latent r
 
 
 def refine(
-    predict: Callable[[Tensor], tuple[Tensor, Tensor]],
+    predict: Callable[[Tensor], tuple[Tensor, ...]],
     transforms,
     x: Tensor,
     y_hat: Tensor,
@@ -38,21 +38,22 @@ def refine(
 ) -> Tensor:
     """Better integers than y_hat (B, M, h, w), the rounded latents of x (B, 3, H, W) in [0, 1]; float32 that holds integers.
 
-    predict: y_hat -> mean, t of all its latents; level: (B,) int64; size: height and width of the picture if x is padded.
+    predict: y_hat -> parameters of all its latents (see entropy/gaussian.py); level: (B,) int64; size: height and
+    width of the picture if x is padded.
     """
     _, M, h, w = y_hat.shape
     colour = torch.arange(M)[:, None, None] + torch.arange(h)[:, None] + torch.arange(w)
     colour = colour.to(y_hat.device) % 2
     for round_ in range(rounds):
         if round_ % ROUNDS == 0:  # few latents move, so what the model says of them still holds when the others' turn comes
-            mean, t = predict(y_hat)
-        y_dec = gaussian.centroid(y_hat, mean, t)
+            parameters = predict(y_hat)
+        y_dec = gaussian.centroid(y_hat, *parameters)
         slope = _slope(transforms, x, y_dec, level, size or x.shape[2:])
-        bits = gaussian.bits(y_hat, mean, t)
+        bits = gaussian.bits(y_hat, *parameters)
         least, move = torch.zeros_like(bits), torch.zeros_like(bits)
         for step in (-1, 1):
-            d = gaussian.centroid(y_hat + step, mean, t) - y_dec
-            change = slope * d + CURVATURE / 2 * d * d + gaussian.bits(y_hat + step, mean, t) - bits
+            d = gaussian.centroid(y_hat + step, *parameters) - y_dec
+            change = slope * d + CURVATURE / 2 * d * d + gaussian.bits(y_hat + step, *parameters) - bits
             move = torch.where(change < least, step, move)
             least = torch.minimum(change, least)
         y_hat = (y_hat + move * (colour == round_ % 2)).clamp(-Y_LIMIT, Y_LIMIT)

@@ -46,3 +46,33 @@ def test_table_index_rounds_to_the_nearest():
     back = gaussian.from_index(mean, index)
     assert back[0].tolist() == [0.125, -0.125, 0.0, 0.0625]
     assert back[1].tolist() == [0.0, 0.125, 0.25, 63 / 8]
+
+
+def test_mixtures_of_one_kind_are_gaussians_and_logits_have_base_two():
+    y, mean, t = torch.randn(50).round(), torch.randn(50), torch.rand(50) * 5
+    same = mean[:, None].expand(-1, 3), t[:, None].expand(-1, 3), torch.randn(50, 3)
+    assert torch.allclose(gaussian.bits(y, *same), gaussian.bits(y, mean, t), atol=1e-4)
+    assert torch.allclose(gaussian.centroid(y, *same), gaussian.centroid(y, mean, t), atol=1e-4)
+    two = torch.tensor([0.0, 9.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, -1.0])
+    assert abs(float(gaussian.bits(torch.zeros(()), *two)) + math.log2(0.8)) < 1e-4
+    assert abs(float(gaussian.bits(torch.tensor(9.0), *two)) + math.log2(0.2)) < 1e-4
+
+
+def test_centroid_of_a_mixture_is_the_conditional_mean():
+    torch.manual_seed(0)
+    mean, s, share = torch.tensor([-0.45, 0.6, 2.0]), torch.tensor([0.15, 1.0, 8.0]), torch.tensor([0.5, 0.3, 0.2])
+    from_ = torch.multinomial(share, 4_000_000, replacement=True)
+    samples = mean[from_] + s[from_] * torch.randn(len(from_))
+    for bin_ in (-1.0, 0.0, 1.0, 4.0):
+        inside = samples[torch.round(samples) == bin_]
+        got = gaussian.centroid(torch.tensor(bin_), mean, gaussian.inverse_sigma(s), share.log2())
+        assert abs(float(got) - float(inside.mean())) < 0.01
+
+
+def test_table_of_a_mixture_and_back():
+    mean, t, logit = torch.tensor([[1.03, -2.0]]), torch.tensor([[0.5, 3.0]]), torch.tensor([[0.0, 1.0]])
+    table = gaussian.table_index(*(torch.round(x.double() * 1024) for x in (mean, t, logit)))
+    assert [x.tolist() for x in table] == [[[16, -32]], [[4, 24]], [[21845, 43691]]]
+    back = gaussian.from_index(*table)
+    assert torch.allclose(torch.exp2(back[2]) / 2**16, torch.tensor([[1 / 3, 2 / 3]]), atol=1e-4)
+    assert torch.equal(gaussian.from_index(table[0], table[1], torch.tensor([[0, 65536]]))[2], torch.tensor([[-torch.inf, 16.0]]))

@@ -51,7 +51,7 @@ def start(models, sample):
 
 def refine(models, x, y_hat, level, rounds, size=None):
     def predict(y_hat):
-        return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level)[1:])
+        return gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level)[1])
 
     with torch.no_grad():
         return search.refine(predict, models.transforms, x, y_hat, level, rounds, size)

@@ -4,7 +4,8 @@ An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known 
 
     hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides)
     order      a step number for every *cell*: one group of M/groups channels at one position
-    predict    mean and scale of some cells from the side information and the cells of *smaller* step
+    predict    the distributions of some cells from the side information and the cells of *smaller* step: a
+               Gaussian for every latent, or a mixture of K of them
 
 and nothing else: training, writing and reading are the functions below, the same for every model.
 predict() may look at all of y_hat but must depend on cells of smaller step only (derive masks from
@@ -83,11 +84,11 @@ class EntropyModel(nn.Module):
         """Step number of every cell: (groups, h, w) int64."""
         raise NotImplementedError
 
-    def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and t of the cells `at`, from cells of smaller step. Either face.
+    def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        """Parameters of the cells `at` (see gaussian.py), from cells of smaller step. Either face.
 
         y_hat: (B, M, h, w), in the exact face scaled by 2^FRACTION; at: (n,) int64, flat indexes into
-        (groups, h, w). Returns mean and t, each (B, n, M / groups).
+        (groups, h, w). Returns (mean, t), each (B, n, M / groups), or (mean, t, logit), each (B, n, M / groups, K).
         """
         raise NotImplementedError
 
@@ -141,37 +142,35 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     z = model.hyper.analysis(y_hat)
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
-    mean, t = model.predict(Side(features, level), y_hat, at)
-    mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
+    parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(Side(features, level), y_hat, at)]
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
-    y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), mean, t)
-    offset = gaussian.centroid(y_hat, mean, t) - y_hat
+    y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), *parameters)
+    offset = gaussian.centroid(y_hat, *parameters) - y_hat
     y_dec = y_hat + (offset.detach() if noisy else offset)
     return Rate(y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y_dec)
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
     """(B, M, h, w) -> one row per cell, (B, groups h w, M / groups)."""
-    B, M, h, w = y.shape
-    return y.reshape(B, groups, M // groups, h * w).transpose(2, 3).reshape(B, groups * h * w, -1)
+    B, M, h, w, *K = y.shape
+    return y.reshape(B, groups, M // groups, h * w, *K).transpose(2, 3).reshape(B, groups * h * w, M // groups, *K)
 
 
 def from_rows(rows: Tensor, groups: int, h: int, w: int) -> Tensor:
-    """The inverse of to_rows."""
-    B, _, C = rows.shape
-    return rows.reshape(B, groups, h * w, C).transpose(2, 3).reshape(B, groups * C, h, w)
+    """The inverse of to_rows; of mixtures, (B, groups h w, M / groups, K) -> (B, M, h, w, K)."""
+    B, _, C, *K = rows.shape
+    return rows.reshape(B, groups, h * w, C, *K).transpose(2, 3).reshape(B, groups * C, h, w, *K)
 
 
 # --- coding: exact face, one image ------------------------------------------------------------------
 
 
 class Decoded(NamedTuple):
-    """One image's latents and what the model knew of them; all (1, M, h, w) int64."""
+    """One image's latents and what the model knew of them."""
 
-    y_hat: Tensor
-    mean: Tensor  # in 2^-MEAN_BITS
-    index: Tensor  # of the scale
+    y_hat: Tensor  # (1, M, h, w) int64
+    table: tuple[Tensor, ...]  # the coder's, see gaussian.py; each (1, M, h, w), or (1, M, h, w, K)
 
 
 def _steps(model: EntropyModel, h: int, w: int) -> list[Tensor]:
@@ -183,35 +182,34 @@ def _steps(model: EntropyModel, h: int, w: int) -> list[Tensor]:
 
 
 def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
-    mean, index = gaussian.table_index(*model.hyper.parameters_of_z(level, size))
-    symbols = coder.code(mean.flatten(), index.flatten(), None if z_hat is None else z_hat.flatten())
-    return symbols.reshape(size)
+    table = gaussian.table_index(*model.hyper.parameters_of_z(level, size))
+    return coder.code([x.flatten(0, 3) for x in table], None if z_hat is None else z_hat.flatten()).reshape(size)
 
 
 @torch.no_grad()
-def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the means and scale indexes (1, M, h, w) that follow; all int64."""
+def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64."""
     z_hat = torch.round(model.hyper.analysis(y_hat.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
     side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
     parts = [
-        torch.stack(gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))).unflatten(2, at.shape)
+        [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
         for at in cells.split(CHUNK, 1)
-    ]  # each (2, 1, groups, positions, M / groups)
-    mean, index = (from_rows(rows.flatten(1, 2), model.groups, h, w) for rows in torch.cat(parts, 3))
-    return z_hat, mean, index
+    ]  # of each chunk a table, each (1, groups, positions, M / groups)
+    table = (torch.cat(chunks, 2).flatten(1, 2) for chunks in zip(*parts, strict=True))
+    return z_hat, tuple(from_rows(rows, model.groups, h, w) for rows in table)
 
 
 @torch.no_grad()
 def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
     """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
-    z_hat, mean, index = predict_all(model, y_hat, level)
+    z_hat, table = predict_all(model, y_hat, level)
     _walk_z(model, level, z_hat.shape, writer, z_hat)
-    rows = [to_rows(x, model.groups)[0] for x in (mean, index, y_hat)]
+    y_rows, *rows = (to_rows(x, model.groups)[0] for x in (y_hat, *table))
     for cells in _steps(model, *y_hat.shape[2:]):
-        writer.code(*(x[cells].flatten() for x in rows))
-    return Decoded(y_hat, mean, index)
+        writer.code([x[cells].flatten(0, 1) for x in rows], y_rows[cells].flatten())
+    return Decoded(y_hat, table)
 
 
 @torch.no_grad()
@@ -222,11 +220,12 @@ def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
     side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     G, C = model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
-    rows = known.new_zeros(3, G * h * w, C, dtype=torch.int64)  # y_hat, mean, index
-    for cells in _steps(model, h, w):
-        cells = cells.to(device)
-        mean, index = (p[0] for p in gaussian.table_index(*model.predict(side, known, cells)))
-        symbols = reader.code(mean.flatten(), index.flatten(), None).to(device).view_as(mean)
-        rows[:, cells] = torch.stack((symbols, mean, index))
-        known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols)
-    return Decoded(*from_rows(rows, G, h, w)[:, None])
+    steps, rows = [cells.to(device) for cells in _steps(model, h, w)], []
+    for cells in steps:
+        table = gaussian.table_index(*model.predict(side, known, cells))
+        symbols = reader.code([x[0].flatten(0, 1) for x in table], None).to(device).view(1, -1, C)
+        rows.append((symbols, *table))
+        known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols[0])
+    order = torch.argsort(torch.cat(steps))
+    y_hat, *table = (from_rows(torch.cat(parts, 1)[:, order], G, h, w) for parts in zip(*rows, strict=True))
+    return Decoded(y_hat, tuple(table))

@@ -1,8 +1,10 @@
-"""The distribution of an integer latent: a Gaussian of some mean and scale, collected over unit bins.
+"""The distribution of an integer latent: a Gaussian or a mixture of them, collected over unit bins.
 
 Networks emit per latent a mean (in units of the latent) and a scale parameter t, which stands for
-sigma = SIGMA_LOW * RATIO^(PER_UNIT t). This file is the float side: bits for training, and where in its
-bin a decoded latent most likely lies. The integer side, the tables of the coder, is coders.py.
+sigma = SIGMA_LOW * RATIO^(PER_UNIT t); of a mixture, K means, K scales and K logits in base 2, all with one
+more dimension at the end. Functions here take them as `*parameters`: (mean, t) or (mean, t, logit). This file
+is the float side: bits for training, and where in its bin a decoded latent most likely lies. The integer side,
+the tables of the coder, is coders.py; its *table* is (mean, index) or (mean, index, weight), int64.
 """
 
 import math
@@ -10,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..exact import FRACTION
+from ..exact import FRACTION, softmax2
 
 SCALES = 64  # number of scales that have tables
 SIGMA_LOW, SIGMA_HIGH = 0.11, 60.0  # the first and the last of them, in units of the latent
@@ -52,36 +54,52 @@ def _phi(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x * -(0.5**0.5))
 
 
-def bits(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
-    """-log2 P(y) element by element, for y real (integer + noise) or integer; all of one shape, float32."""
+def _mass(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
+    """Probability of the unit bin around y."""
     s = sigma(t)
     d = (y - mean).abs()  # the lower tail is the accurate one
-    p = _phi((0.5 - d) / s) - _phi((-0.5 - d) / s)
+    return _phi((0.5 - d) / s) - _phi((-0.5 - d) / s)
+
+
+def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
+    """-log2 P(y) element by element, for y real (integer + noise) or integer; float32, of y's shape."""
+    p = _mass(y, mean, t) if logit is None else (softmax2(logit) * _mass(y[..., None], mean, t)).sum(-1)
     return -torch.log2(_Bounded.apply(p, 1e-9, 2.0))
 
 
-def centroid(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:
-    """E[y | round(y) = y_hat] under the Gaussian: the decoder's best guess of the real latent, float32.
-
-    y_hat + offset with |offset| <= 1/2: a latent of large scale stays in the middle of its bin, one of
-    small scale moves to the side of its mean, which recovers what rounding to y_hat - mean would save.
-    """
+def _offset(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     s = sigma(t)
     d = (mean - y_hat).clamp(-1.0, 1.0)
     a, b = (-0.5 - d) / s, (0.5 - d) / s
     mass = (_phi(b) - _phi(a)).clamp_min(1e-6)
     density = (torch.exp(-0.5 * a * a) - torch.exp(-0.5 * b * b)) * (2 * math.pi) ** -0.5
-    return y_hat + (d + s * density / mass).clamp(-0.5, 0.5)
+    return (d + s * density / mass).clamp(-0.5, 0.5)
 
 
-def table_index(mean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact face: mean and t (float64 integers) -> mean in 2^-MEAN_BITS and scale index, int64."""
+def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
+    """E[y | round(y) = y_hat]: the decoder's best guess of the real latent, float32.
+
+    y_hat + offset with |offset| <= 1/2: a latent of large scale stays in the middle of its bin, one of
+    small scale moves to the side of its mean, which recovers what rounding to y_hat - mean would save.
+    Of a mixture, the mean of the components' offsets, each by the probability that the latent came from it.
+    """
+    if logit is None:
+        return y_hat + _offset(y_hat, mean, t)
+    each = y_hat[..., None]
+    came_from = softmax2(logit) * _mass(each, mean, t).clamp_min(1e-9)
+    return y_hat + (came_from * _offset(each, mean, t)).sum(-1) / came_from.sum(-1)
+
+
+def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Exact face: parameters (float64 integers) -> table: mean in 2^-MEAN_BITS, scale index and, of a mixture,
+    weights that sum to 2^WEIGHT_BITS; int64."""
     shift, unit = FRACTION - MEAN_BITS, 2**FRACTION // PER_UNIT
     mean = torch.floor((mean + 2 ** (shift - 1)) * 2.0**-shift)
     index = torch.floor((t + unit // 2) * (1.0 / unit)).clamp(0, SCALES - 1)
-    return mean.long(), index.long()
+    return (mean.long(), index.long()) if logit is None else (mean.long(), index.long(), softmax2(logit).long())
 
 
-def from_index(mean: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """What `table_index` kept, back in real units, float32: (mean, t)."""
-    return mean.float() * 2.0**-MEAN_BITS, index.float() / PER_UNIT
+def from_index(mean: Tensor, index: Tensor, weight: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What `table_index` kept, back in real units, float32: (mean, t) or (mean, t, logit)."""
+    parameters = mean.float() * 2.0**-MEAN_BITS, index.float() / PER_UNIT
+    return parameters if weight is None else (*parameters, weight.float().log2())

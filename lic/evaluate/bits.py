@@ -25,7 +25,7 @@ def account(codec: Codec, picture: Image.Image, quality: float, effort: int = EF
     estimator = coders.Estimator()
     level = torch.tensor([header.level], device=codec.device)
     base.write(models.entropy, coded.y_hat, level, estimator)
-    per_latent = coders.bits(coded.mean.flatten(), coded.index.flatten(), coded.y_hat.flatten()).reshape(coded.y_hat.shape)[0]
+    per_latent = coders.bits([x.flatten(0, 3) for x in coded.table], coded.y_hat.flatten()).reshape(coded.y_hat.shape)[0]
     by_cell = base.to_rows(torch.from_numpy(per_latent)[None], models.entropy.groups)[0].sum(1).numpy()
     steps = np.bincount(models.entropy.order(h, w).flatten().numpy(), by_cell)
     latents = float(per_latent.sum())
