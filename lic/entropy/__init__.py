@@ -1,5 +1,6 @@
 """Entropy models: one file each, one line in the registry."""
 
+from .dictionary import DictionaryConfig, LocalDictionary
 from .factorized import Factorized, FactorizedConfig
 from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
@@ -7,6 +8,7 @@ from .sections import CrossChannelConfig, ParallelConfig, Sections
 
 ENTROPY_MODELS = {
     "factorized": (Factorized, FactorizedConfig),
+    "local-dictionary": (LocalDictionary, DictionaryConfig),
     "hyperprior": (Hyperprior, HyperpriorConfig),
     "local": (Local, LocalConfig),
     "parallel": (Sections, ParallelConfig),

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import gaussian
 
 SHIFTS = torch.arange(-12, 7) * 0.5  # of t: sigma times 0.005 .. 11
-EM_ROUNDS, EM_SAMPLES, PRIOR = 15, 1500, 2.0
+EM_ROUNDS, EM_SAMPLES, LEAST = 15, 1500, 0.12
 LLOYD_ROUNDS = 4
 FLATTEST = 0.03  # share of the tiles that the second entry is made of
 
@@ -18,21 +18,21 @@ FLATTEST = 0.03  # share of the tiles that the second entry is made of
 def fit_mixtures(samples: Tensor, components: int) -> tuple[Tensor, Tensor, Tensor]:
     """Expectation maximisation: integers (channels, n) -> mean, t, logit, each (channels, components).
 
-    PRIOR samples of a component's own have the deviation 0.15, 0.45, 1.35 ...: what a weak channel does not show in n
-    samples must not cost as much as the impossible.
+    Components are no narrower than LEAST and keep a share: what a weak channel does not show in n samples must not cost
+    as much as the impossible.
     """
     x = samples[:, :: -(-samples.shape[1] // EM_SAMPLES), None].float()  # (channels, n, 1)
-    prior = 0.15 * 3 ** torch.arange(components, device=x.device)
-    mean, deviation = x.mean(1).expand(-1, components), x.std(1) * prior + prior
+    least = LEAST ** torch.linspace(1, 0, components, device=x.device)
+    mean, deviation = x.mean(1).expand(-1, components), torch.maximum(x.std(1) * least, least)
     share = torch.full_like(mean, 1 / components)
     for _ in range(EM_ROUNDS):
         p = share[:, None] * torch.exp2(-gaussian.bits(x, mean[:, None], gaussian.inverse_sigma(deviation)[:, None]))
         p = p / p.sum(2, keepdim=True)
-        weight = p.sum(1) + PRIOR
+        weight = p.sum(1) + 0.5
         share = weight / weight.sum(1, keepdim=True)
-        mean = ((p * x).sum(1) + PRIOR * mean) / weight
-        variance = ((p * (x - mean[:, None]).square()).sum(1) + PRIOR * (prior**2 + 1 / 12)) / weight
-        deviation = (variance - 1 / 12).clamp_min(0.01).sqrt()
+        mean = ((p * x).sum(1) + 0.5 * mean) / weight
+        variance = ((p * (x - mean[:, None]).square()).sum(1) + 0.5) / weight - 1 / 12
+        deviation = torch.maximum(variance.clamp_min(0).sqrt(), least)
     return mean, gaussian.inverse_sigma(deviation), share.log2()
 
 
