@@ -9,6 +9,7 @@ from lic import coders, exact
 from lic.codec import Codec
 from lic.entropy import base, gaussian, seeding
 from lic.entropy.dictionary import DictionaryConfig, LocalDictionary
+from lic.errors import LicError
 
 LEVEL = torch.tensor([1500])
 
@@ -115,6 +116,12 @@ def test_dictionary_serves_every_kind_of_tile():
     each = torch.stack([cost[:, [0, 1], a].float().sum(1) for a in at], 1)
     assert len(each.argmin(1)[::20].unique()) >= 4
     assert float(each.amin(1).mean()) < 1.05 * float(cost.float().amin(2).sum(1).mean())
+
+
+@pytest.mark.parametrize("wrong", [{"entries": 0}, {"entries": 129}, {"tile": 0}])
+def test_sizes_that_cannot_be(wrong):
+    with pytest.raises(LicError, match="entries"):
+        LocalDictionary(DictionaryConfig(latents=24, **wrong))
 
 
 def test_flat_graphics_shrink():

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import LicError
 from ..exact import FRACTION, LevelTable, Table, add, is_exact, multiply, softmax2
 from . import gaussian, orders, seeding
-from .base import EntropyModel, Side, SideInformation, read_latents, tables_of, write_latents
+from .base import Z_LIMIT, EntropyModel, Side, SideInformation, read_latents, tables_of, write_latents
 from .factorized import COMPONENTS, mixtures, start_mixtures
 
 SWEEPS = 2  # over the map, to let each tile choose beside its neighbours' choices
@@ -65,6 +66,8 @@ class IndexMap(SideInformation):
     def __init__(self, config: DictionaryConfig):
         super().__init__()
         K, M, self.tile = config.entries, config.latents, config.tile
+        if not (1 <= K <= Z_LIMIT + 1 and self.tile >= 1):
+            raise LicError(f"{K} entries for tiles of {self.tile}: there must be 1 .. {Z_LIMIT + 1} entries, and tiles of 1 or more")
         self.levels = LevelTable(config.anchors, 3 * M * COMPONENTS)  # as in a Factorized
         self.unit = LevelTable(config.anchors, M)  # of the corrections to means
         self.entries = Table(K, M * (1 + 2 * COMPONENTS))  # correction of the mean, of each t and of each logit
