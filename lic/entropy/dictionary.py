@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..container import LEVELS
 from ..errors import LicError
 from ..exact import FRACTION, LevelTable, Table, add, is_exact, multiply, softmax2
 from . import gaussian, orders, seeding
@@ -24,6 +25,7 @@ from .base import Z_LIMIT, EntropyModel, Side, SideInformation, read_latents, ta
 from .factorized import COMPONENTS, mixtures, start_mixtures
 
 SWEEPS = 2  # over the map, to let each tile choose beside its neighbours' choices
+SHARE = 0.7  # of what each neighbour says by itself, as they say much the same
 BEFORE = [(0, -1), (-1, 0)]  # neighbours that an index is coded beside
 START_TILES = 8000
 
@@ -58,6 +60,23 @@ class IndexPrior(EntropyModel):
             logit = add(logit, table((index / unit).long()))
         mean = (torch.arange(logit.shape[2], device=at.device) * unit).to(logit.dtype).expand_as(logit)
         return mean[:, :, None], torch.zeros_like(mean)[:, :, None], logit[:, :, None]
+
+    def start(self, maps: list[Tensor]) -> None:
+        """From maps (B, 1, h, w) at every anchor: how often an index is, and how much more often beside another."""
+        K = self.level.values.shape[1]
+        counts = [torch.bincount(z.long().flatten(), minlength=K) for z in maps]
+        often = torch.stack(counts).sum(0) + 1.0
+        often /= often.sum()
+        for row, count in zip(self.level.values, counts, strict=True):
+            row.copy_(((count + K * often) / (count.sum() + K)).log2())
+        for table, (down, right) in zip(self.beside, BEFORE, strict=True):
+            pairs = torch.zeros(K, K, device=often.device)
+            for z in (z.long() for z in maps):
+                h, w = z.shape[2:]
+                known, index = z[..., : h + down, : w + right], z[..., -down:, -right:]
+                pairs += torch.bincount((known * K + index).flatten(), minlength=K * K).view(K, K)
+            given = (pairs + 8 * often) / (pairs.sum(1, keepdim=True) + 8)
+            table.values[1:] = SHARE * (given / often).log2()
 
 
 class IndexMap(SideInformation):
@@ -157,7 +176,8 @@ class LocalDictionary(EntropyModel):
 
     @torch.no_grad()
     def start(self, latents: list[Tensor]) -> None:
-        """Mixtures from all latents, entries by k-means++ on the tiles of every other level (see seeding.py)."""
+        """Mixtures from all latents, entries by k-means++ on the tiles of every other level (see seeding.py), the
+        prior from the maps that these choose."""
         config, hyper = self.config, self.hyper
         start_mixtures(hyper.levels, latents)
         hyper.unit.values.copy_(torch.stack([y.std((0, 2, 3)) + 0.2 for y in latents]))
@@ -172,3 +192,5 @@ class LocalDictionary(EntropyModel):
         shifts = seeding.dictionary(torch.cat(measured), config.entries)
         entries = hyper.entries.values.view(config.entries, config.latents, 1 + 2 * COMPONENTS)
         entries.zero_()[..., 1 : 1 + COMPONENTS] = shifts[..., None]
+        levels = torch.linspace(0, LEVELS, config.anchors, device=shifts.device).round().long()
+        hyper.prior.start([hyper.analysis(y.round(), level.expand(len(y))) for y, level in zip(latents, levels, strict=True)])

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import gaussian
 
 SHIFTS = torch.arange(-12, 7) * 0.5  # of t: sigma times 0.005 .. 11
-EM_ROUNDS, EM_SAMPLES, LEAST = 15, 1500, 0.12
+EM_ROUNDS, EM_SAMPLES, LEAST = 12, 1000, 0.12
 LLOYD_ROUNDS = 4
 FLATTEST = 0.03  # share of the tiles that the second entry is made of
 
