@@ -184,14 +184,34 @@ def softmax2(scores: Tensor, legal: Tensor | None = None) -> Tensor:
     return torch.diff(edges, prepend=torch.zeros_like(edges[..., :1]))
 
 
-class LevelTable(nn.Module):
+class Table(nn.Module):
+    """Rows of numbers, looked up by an integer: (...) int64, clamped to 0 .. rows - 1 -> (..., channels)."""
+
+    def __init__(self, rows: int, channels: int):
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(rows, channels))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.values[index.clamp(0, len(self.values) - 1)]
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        self.values = nn.Parameter(torch.round(self.values.double() * 2.0**FRACTION).clamp(-LIMIT, LIMIT), False)
+
+    @torch.no_grad()
+    def prove(self, name: str) -> None:
+        good = is_exact(self.values) and bool((self.values == torch.floor(self.values)).all())
+        if not good or not bool((self.values.abs() <= LIMIT).all()):
+            raise BadWeights(f"{name}: table entries are not integers in range")
+
+
+class LevelTable(Table):
     """Rows of numbers at `anchors` evenly spaced quality levels, interpolated linearly between them."""
 
     def __init__(self, anchors: int, channels: int):
-        super().__init__()
+        super().__init__(anchors, channels)
         if anchors < 2 or LEVELS % (anchors - 1):
             raise BadWeights(f"{anchors} anchors do not divide the {LEVELS} quality levels evenly")
-        self.values = nn.Parameter(torch.zeros(anchors, channels))
 
     def forward(self, level: Tensor) -> Tensor:
         """level: (B,) int64 in 0..LEVELS -> (B, channels)."""
@@ -204,21 +224,17 @@ class LevelTable(nn.Module):
         return torch.floor((a * (span - t) + b * t + span // 2) * (1.0 / span))
 
     @torch.no_grad()
-    def freeze(self) -> None:
-        self.values = nn.Parameter(torch.round(self.values.double() * 2.0**FRACTION).clamp(-LIMIT, LIMIT), False)
-
-    @torch.no_grad()
     def prove(self, name: str) -> None:
+        super().prove(name)
         span = LEVELS // (len(self.values) - 1)
-        good = is_exact(self.values) and bool((self.values == torch.floor(self.values)).all())
-        if not good or span & (span - 1) or not bool((self.values.abs() <= LIMIT).all()):
-            raise BadWeights(f"{name}: table entries are not integers in range")
+        if span & (span - 1):
+            raise BadWeights(f"{name}: the span between anchors is no power of two")
 
 
 def freeze(model: nn.Module) -> nn.Module:
     """Turn every exact layer inside `model` to its integer face, in place."""
     for module in model.modules():
-        if isinstance(module, (ExactLinear, LevelTable)):
+        if isinstance(module, (ExactLinear, Table)):
             module.freeze()
     return model
 
@@ -226,5 +242,5 @@ def freeze(model: nn.Module) -> nn.Module:
 def prove(model: nn.Module) -> None:
     """Check that no input can take any exact layer of a frozen model beyond exact arithmetic."""
     for name, module in model.named_modules():
-        if isinstance(module, (ExactLinear, LevelTable)):
+        if isinstance(module, (ExactLinear, Table)):
             module.prove(name)

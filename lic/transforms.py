@@ -71,11 +71,9 @@ class Blocks(nn.ModuleList):
         return x
 
 
-class LogGain(LevelTable):
+def amplify(x: Tensor, log_gain: LevelTable, level: Tensor) -> Tensor:
     """Positive per-channel factors, log-interpolated over quality: (B, C, h, w) -> the same, scaled."""
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        return x * super().forward(level).exp()[:, :, None, None]
+    return x * log_gain(level).exp()[:, :, None, None]
 
 
 class PatchTransforms(nn.Module):
@@ -86,30 +84,30 @@ class PatchTransforms(nn.Module):
         self.config = config
         C, M, anchors = config.width, config.latents, config.anchors
         self.embed = nn.Conv2d(3 * 64, C, 1)
-        self.analysis_gain = LogGain(anchors, C)
+        self.analysis_gain = LevelTable(anchors, C)
         self.analysis_fine = Blocks(config.analysis[0], C, anchors)
         self.merge = nn.Conv2d(4 * C, M, 1)
         self.analysis_coarse = Blocks(config.analysis[1], M, anchors)
-        self.latent_gain = LogGain(anchors, M)
+        self.latent_gain = LevelTable(anchors, M)
 
-        self.latent_ungain = LogGain(anchors, M)
+        self.latent_ungain = LevelTable(anchors, M)
         self.synthesis_coarse = Blocks(config.synthesis[1], M, anchors)
         self.split = nn.Conv2d(M, 4 * C, 1)
-        self.synthesis_gain = LogGain(anchors, C)
+        self.synthesis_gain = LevelTable(anchors, C)
         self.synthesis_fine = Blocks(config.synthesis[0], C, anchors)
         self.pixels = nn.Conv2d(C, 3 * 64, 3, padding=1)  # 24x24 pixels out of 8x8: overlap hides the blocks
 
     def analysis(self, x: Tensor, level: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
         x = self.embed(F.pixel_unshuffle(x - 0.5, 8))
-        x = self.analysis_fine(self.analysis_gain(x, level), level)
+        x = self.analysis_fine(amplify(x, self.analysis_gain, level), level)
         x = self.analysis_coarse(self.merge(F.pixel_unshuffle(x, 2)), level)
-        return self.latent_gain(x, level)
+        return amplify(x, self.latent_gain, level)
 
     def synthesis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
-        x = self.split(self.synthesis_coarse(self.latent_ungain(y_hat, level), level))
-        x = self.synthesis_fine(self.synthesis_gain(F.pixel_shuffle(x, 2), level), level)
+        x = self.split(self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level))
+        x = self.synthesis_fine(amplify(F.pixel_shuffle(x, 2), self.synthesis_gain, level), level)
         return F.pixel_shuffle(self.pixels(x), 8) + 0.5
 
 

@@ -16,6 +16,7 @@ they fit), the rest in fp16. An entropy model called A-B codes the latents of th
 
 import hashlib
 import json
+import math
 import zlib
 from functools import cache
 from pathlib import Path
@@ -116,13 +117,13 @@ def _compact(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def self_test(model: EntropyModel) -> str:
     """Checksum of the tables that a frozen model chooses for a small known input: integers, the same everywhere."""
-    device = model.hyper.prior.values.device
+    device = next(model.parameters()).device
     h, w, level = 8, 8, torch.tensor([2085], device=device)
-    N, M = model.hyper.prior.values.shape[1] // 2, model.latents
-    z_hat = torch.arange(N * 4, device=device).reshape(1, N, 2, 2) * 37 % 11 - 5
+    M, z_size = model.latents, (1, *model.hyper.size(h, w))
+    z_hat = torch.arange(math.prod(z_size), device=device).reshape(z_size) * 37 % 11 - 5
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
     side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level)
     at = torch.arange(model.groups * h * w, device=device)
     model.remember(side, exact.to_fixed(y_hat), all_but_last_step(model, h, w).to(device))
-    chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_hat.shape))]
+    chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_size))]
     return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

@@ -179,3 +179,27 @@ def test_average_equals_unbounded_integers():
     assert not got[1, 1].any()
     real = exact.average(exact.exp2_weights((scores / 1024).float(), legal), (values / 1024).float())
     assert float((torch.from_numpy(got) / 1024 - real).abs().max()) < 0.05
+
+
+def test_table_looks_up_the_same_in_both_faces_and_nothing_outside():
+    table = exact.Table(5, 3)
+    torch.nn.init.normal_(table.values)
+    index = torch.tensor([[4, 0], [7, -3]])
+    real = table(index).detach()
+    assert torch.equal(real[1], table.values[[4, 0]])
+    table.freeze()
+    exact.prove(table)
+    assert torch.equal(table(index), torch.floor(table(index)))
+    assert float((table(index).float() / 1024 - real).abs().max()) <= 1 / 2048
+    with torch.no_grad():
+        table.values[0, 0] = 0.5
+    with pytest.raises(BadWeights, match="integers"):
+        exact.prove(table)
+
+
+def test_products_of_activations_equal_unbounded_integers():
+    a, b = ints(1000, exact.LIMIT), ints(1000, exact.LIMIT, seed=1)
+    a[:500] = torch.floor(a[:500] / 4096)
+    expected = [max(-exact.LIMIT, min(exact.LIMIT, int(i) * int(j) // 1024)) for i, j in zip(a, b, strict=True)]
+    assert exact.multiply(a, b).tolist() == expected
+    assert torch.equal(exact.multiply(a.float(), b.float()), a.float() * b.float())

@@ -1,5 +1,6 @@
 """The training commands on a handful of pictures: the loss falls, a stopped run resumes, an export codes real files."""
 
+import json
 import re
 
 import numpy as np
@@ -17,6 +18,10 @@ from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
 SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
+SMALL_CONFIGS = {  # of models that want another one
+    "factorized": {}, "local-dictionary": {"entries": 5},
+    "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]}, "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +55,13 @@ def test_train_resume_export_code(folder, tmp_path, monkeypatch):
 
 def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     """As a library call, with the tiny transforms; every registered model can be trained and exported."""
-    import json
-
     from lic import locate, weights
     from lic.train import stages
 
     path = locate.by_name("tiny", (TINY,))
     transforms, _ = weights.load(path)
     checkpoint = tmp_path / "e.pt"
-    config = json.loads(SMALL_ENTROPY) | ({"sections": [1, 1, 2]} if entropy_name in ("parallel", "cross-channel") else {})
+    config = SMALL_CONFIGS.get(entropy_name, json.loads(SMALL_ENTROPY))
     options = {"minutes": 0.02, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
     stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")

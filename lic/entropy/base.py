@@ -2,7 +2,7 @@
 
 An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known quality level. It is
 
-    hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides)
+    hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides); may be nothing
     order      a step number for every *cell*: one group of M/groups channels at one position
     predict    the distributions of some cells from the side information and the cells of *smaller* step: a
                Gaussian for every latent, or a mixture of K of them
@@ -34,12 +34,43 @@ Y_LIMIT = 2047  # and latents to +-Y_LIMIT
 class Side:
     """What both sides know before the first latent, and what remember() made of the latents since."""
 
-    features: Tensor  # (B, S, h, w)
+    features: Tensor  # (B, S, h, w), or whatever else `hyper` makes of z_hat
     level: Tensor  # (B,) int64
     memory: dict[int, Tensor] = field(default_factory=dict)
 
 
-class Hyper(nn.Module):
+class SideInformation(nn.Module):
+    """What a model sends before the latents: integers z_hat (B, N, h_z, w_z). This one sends nothing at all."""
+
+    def size(self, h: int, w: int) -> tuple[int, int, int]:
+        """(N, h_z, w_z) for latents (h, w)."""
+        return 0, 1, 1
+
+    def analysis(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        """(B, M, h, w) -> z, not rounded yet. Encoder only: what it decides is in the file."""
+        return y_hat.new_zeros(len(y_hat), *self.size(*y_hat.shape[2:]))
+
+    def parameters_of_z(self, level: Tensor, size: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """(B,) -> parameters of z_hat where all of it is coded at once, each (B, N, h_z, w_z) = size."""
+        nothing = torch.zeros(size, device=level.device)
+        return nothing, nothing
+
+    def synthesis(self, z_hat: Tensor) -> Tensor:
+        """z_hat (exact face: scaled by 2^FRACTION) -> features, what predict() gets as side.features."""
+        return z_hat
+
+    def bits(self, z: Tensor, level: Tensor) -> Tensor:
+        """Training: bits of all of z, (B,) float32; noise in place of rounding gives h_a its gradient."""
+        z = z.float()
+        return gaussian.bits(_noise(z) if self.training else torch.round(z), *self.parameters_of_z(level, z.shape)).sum((1, 2, 3))
+
+    def code(self, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
+        """Exact face: write z_hat, or read it if None: (1, N, h_z, w_z) = size, int64."""
+        table = gaussian.table_index(*self.parameters_of_z(level, size))
+        return coder.code([x.flatten(0, 3) for x in table], None if z_hat is None else z_hat.flatten()).reshape(size)
+
+
+class Hyper(SideInformation):
     """Hyper-analysis h_a, prior of z, hyper-synthesis h_s (Minnen et al. 2018, section 2).
 
     y_hat (M, h, w) ─ h_a, float ─► z (N, h/4, w/4) ─ round ─► z_hat ─ h_s, exact ─► features (S, h, w)
@@ -61,12 +92,13 @@ class Hyper(nn.Module):
         self.mix2 = ExactConv(D, side, 3)
         self.shuffle = nn.PixelShuffle(2)
 
-    def analysis(self, y_hat: Tensor) -> Tensor:
-        """(B, M, h, w) -> z (B, N, h/4, w/4), real. Encoder only: what it decides is in the file."""
+    def size(self, h: int, w: int) -> tuple[int, int, int]:
+        return self.prior.values.shape[1] // 2, h // 4, w // 4
+
+    def analysis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         return self.h_a(y_hat)
 
-    def parameters_of_z(self, level: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """(B,) -> mean, t, each (B, N, h/4, w/4)."""
+    def parameters_of_z(self, level: Tensor, size: tuple[int, ...]) -> tuple[Tensor, ...]:
         mean, t = self.prior(level)[:, :, None, None].expand(-1, -1, *size[2:]).chunk(2, 1)
         return mean, t
 
@@ -83,7 +115,7 @@ class EntropyModel(nn.Module):
 
     groups = 1
     latents: int
-    hyper: Hyper
+    hyper: SideInformation
 
     def order(self, h: int, w: int) -> Tensor:
         """Step number of every cell: (groups, h, w) int64."""
@@ -102,6 +134,12 @@ class EntropyModel(nn.Module):
 
         Not told of the last step: nobody asks any more.
         """
+
+    @torch.no_grad()
+    def start(self, latents: list[Tensor]) -> None:
+        """Training begins: set what data can set. latents: y of the same crops at every anchor level, (B, M, h, w) each."""
+        for row, y in zip(self.head.level.values, latents, strict=True):
+            row[-self.latents :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
 
 
 class Head(nn.Module):
@@ -156,18 +194,17 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     """
     h, w = y.shape[2:]
     y_hat = round_through(y)
-    z = model.hyper.analysis(y_hat)
+    z = model.hyper.analysis(y_hat, level)
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
     side = Side(features, level)
     model.remember(side, y_hat, all_but_last_step(model, h, w).to(y.device))
     parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
-    z = z.float()
-    z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
+    z_bits = model.hyper.bits(z, level)
     y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), *parameters)
     offset = gaussian.centroid(y_hat, *parameters) - y_hat
     y_dec = y_hat + (offset.detach() if noisy else offset)
-    return Rate(y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y_dec)
+    return Rate(y_bits.sum((1, 2, 3)), z_bits, y_dec)
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -204,16 +241,15 @@ def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
     return list(steps.values())
 
 
-def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
-    table = gaussian.table_index(*model.hyper.parameters_of_z(level, size))
-    return coder.code([x.flatten(0, 3) for x in table], None if z_hat is None else z_hat.flatten()).reshape(size)
-
-
 @torch.no_grad()
 def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64."""
-    z_hat = torch.round(model.hyper.analysis(y_hat.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
+    """z_hat (1, N, h_z, w_z) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64."""
+    z_hat = torch.round(model.hyper.analysis(y_hat.float(), level)).clamp(-Z_LIMIT, Z_LIMIT).long()
+    return z_hat, tables_of(model, Side(model.hyper.synthesis(to_fixed(z_hat)), level), y_hat)
+
+
+def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, ...]:
+    """The coder's table of y_hat (1, M, h, w)."""
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
     model.remember(side, y_fixed, all_but_last_step(model, h, w).to(y_hat.device))
@@ -222,14 +258,19 @@ def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tens
         for at in cells.split(CHUNK, 1)
     ]  # of each chunk a table, each (1, groups, positions, M / groups)
     table = (torch.cat(chunks, 2).flatten(1, 2) for chunks in zip(*parts, strict=True))
-    return z_hat, tuple(from_rows(rows, model.groups, h, w) for rows in table)
+    return tuple(from_rows(rows, model.groups, h, w) for rows in table)
 
 
 @torch.no_grad()
 def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
     """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
     z_hat, table = predict_all(model, y_hat, level)
-    _walk_z(model, level, z_hat.shape, writer, z_hat)
+    model.hyper.code(level, z_hat.shape, writer, z_hat)
+    return write_latents(model, table, y_hat, writer)
+
+
+def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor, writer) -> Decoded:
+    """The walk, writing."""
     y_rows, *rows = (to_rows(x, model.groups)[0] for x in (y_hat, *table))
     for cells in chain.from_iterable(_steps(model, *y_hat.shape[2:])):
         writer.code([x[cells].flatten(0, 1) for x in rows], y_rows[cells].flatten())
@@ -239,10 +280,13 @@ def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
 @torch.no_grad()
 def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
-    device, N = level.device, model.hyper.prior.values.shape[1] // 2
-    z_hat = _walk_z(model, level, (1, N, h // 4, w // 4), reader, None).to(device)
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
-    G, C = model.groups, model.latents // model.groups
+    z_hat = model.hyper.code(level, (1, *model.hyper.size(h, w)), reader, None).to(level.device)
+    return read_latents(model, Side(model.hyper.synthesis(to_fixed(z_hat)), level), h, w, reader)
+
+
+def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Decoded:
+    """The walk, reading."""
+    device, G, C = side.level.device, model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
     steps, rows = _steps(model, h, w), []
     for step in steps:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..container import LEVELS
-from ..entropy import gaussian
 from ..transforms import PatchTransforms, lambda_of
 
 
@@ -30,7 +29,7 @@ def _as_rows(x: Tensor) -> Tensor:
 def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     """Set both models to a linear transform codec fitted to the crops x (B, 3, H, W) in [0, 1].
 
-    `entropy` needs a Head called `head`: its scales become those of the components at every quality.
+    The entropy model starts from the latents that follow.
     """
     config = transforms.config
     C = min(config.width, 3 * 64)  # wider networks have further features: random ones, that nothing looks at yet
@@ -63,13 +62,11 @@ def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     step = torch.sqrt(18 / (lambda_of(config, levels) * math.log(2))) / 255
     transforms.latent_gain.values.copy_(-torch.log(step)[:, None].expand(-1, config.latents))
     transforms.latent_ungain.values.copy_(torch.log(step)[:, None].expand(-1, config.latents))
-    entropy.head.level.values[:, config.latents :] = gaussian.inverse_sigma(deviation[None, :] / step[:, None] + 0.2)
+    start_entropy(transforms, entropy, x)
 
 
 @torch.no_grad()
-def initialise_scales(transforms: PatchTransforms, entropy, x: Tensor) -> None:
-    """Start an entropy model's scales from the deviations of trained latents, measured at every anchor."""
-    values = entropy.head.level.values
-    for row, level in zip(values, torch.linspace(0, LEVELS, len(values), device=x.device), strict=True):
-        y = transforms.analysis(x, level.round().long().expand(len(x)))
-        row[-y.shape[1] :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
+def start_entropy(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+    """Let an entropy model start from the latents of the crops x (B, 3, H, W) at every anchor."""
+    levels = torch.linspace(0, LEVELS, entropy.config.anchors, device=x.device).round().long()
+    entropy.start([torch.cat([transforms.analysis(part, level.expand(len(part))) for part in x.split(16)]) for level in levels])

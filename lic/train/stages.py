@@ -13,6 +13,7 @@ from . import data, linear_start, loss
 from .loop import fit
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
+START_CROPS = 128  # of the same size, what an entropy model starts from
 VALIDATION_SIZE = 256
 
 
@@ -86,8 +87,7 @@ def train_entropy(
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     validation = held_out.centres(VALIDATION_SIZE)
     if not checkpoint.exists():
-        x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
-        linear_start.initialise_scales(transforms, entropy, x)
+        linear_start.start_entropy(transforms, entropy, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
         if start:
             _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
 
