@@ -82,12 +82,17 @@ def load_models(path: Path, device: torch.device) -> Models:
     entropy, meta = load(path)
     if meta["kind"] != "entropy":
         raise BadWeights(f"{path.name}: these are weights of transforms, not of an entropy model")
-    transforms, _ = load(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)))
-    transforms.to(memory_format=torch.channels_last)
+    transforms = _load_transforms(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)), device)
     entropy.to(device)
     if device.type != "cpu" and self_test(entropy) != meta["self_test"]:
         raise BadWeights(f"{path.name}: the self-test gives other numbers on {device}; use --device cpu")
-    return Models(transforms.to(device), entropy, bytes.fromhex(locate.fingerprint_of(path)))
+    return Models(transforms, entropy, bytes.fromhex(locate.fingerprint_of(path)))
+
+
+@cache
+def _load_transforms(path: Path, device: torch.device) -> nn.Module:
+    """The same object for all entropy models of the same transforms."""
+    return load(path)[0].to(device, memory_format=torch.channels_last)
 
 
 def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, config: dict, transforms: str = "") -> Path:
@@ -121,7 +126,7 @@ def self_test(model: EntropyModel) -> str:
     N, M = model.hyper.prior.values.shape[1] // 2, model.latents
     z_hat = torch.arange(N * 4, device=device).reshape(1, N, 2, 2) * 37 % 11 - 5
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
-    side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level)
+    side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level, exact.to_fixed(y_hat.flip(1)))
     at = torch.arange(model.groups * h * w, device=device)
     chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_hat.shape))]
     return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

@@ -17,9 +17,15 @@ def draw(model, h, w, seed=0):
     return torch.round(torch.randn(1, model.latents, h, w, generator=generator) * spread).long()
 
 
+def before(model, y_hat):
+    """Latents of a previous frame: half of y_hat's, and others."""
+    return torch.where(draw(model, *y_hat.shape[2:], seed=9) > 0, y_hat, draw(model, *y_hat.shape[2:], seed=10))
+
+
 def side_of(model, y_hat):
-    z_hat = torch.round(model.hyper.analysis(y_hat.float())).long()
-    return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL)
+    previous = before(model, y_hat)
+    z_hat = torch.round(model.hyper.analysis(y_hat.float(), previous.float())).long()
+    return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL, to_fixed(previous))
 
 
 def test_order_has_a_step_for_every_cell(model):
@@ -49,6 +55,18 @@ def test_causality_by_perturbation(model):
 
 
 @torch.inference_mode()
+def test_the_previous_frame_matters_if_and_only_if_a_model_looks_back(model):
+    y_hat = draw(model, 8, 12)
+    side, at = side_of(model, y_hat), torch.arange(model.groups * 8 * 12)
+    predicted = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    for position in (0, 50, 95):
+        previous = side.previous.clone()
+        previous.flatten(2)[:, :, position] += to_fixed(torch.tensor(5))
+        changed = torch.stack(model.predict(side._replace(previous=previous), to_fixed(y_hat), at)) != predicted
+        assert bool(changed.any()) == model.looks_back
+
+
+@torch.inference_mode()
 def test_predicting_some_cells_equals_predicting_all(model):
     y_hat = draw(model, 8, 12)
     side = side_of(model, y_hat)
@@ -61,12 +79,13 @@ def test_predicting_some_cells_equals_predicting_all(model):
 def test_write_read_and_estimate_agree(model):
     for h, w, seed in ((4, 4, 0), (8, 12, 1), (12, 4, 2), (4, 20, 3)):
         y_hat = draw(model, h, w, seed)
+        previous = before(model, y_hat)
         writer, estimator = coders.Writer(), coders.Estimator()
-        written = base.write(model, y_hat, LEVEL, writer)
-        base.write(model, y_hat, LEVEL, estimator)
+        written = base.write(model, y_hat, LEVEL, writer, previous)
+        base.write(model, y_hat, LEVEL, estimator, previous)
         data = writer.bytes()
         reader = coders.Reader(data)
-        read = base.read(model, h, w, LEVEL, reader)
+        read = base.read(model, h, w, LEVEL, reader, previous)
         reader.finish()
         for a, b in zip(written, read, strict=True):
             assert torch.equal(a, b)
@@ -77,9 +96,10 @@ def test_write_read_and_estimate_agree(model):
 def test_small_chunks_write_and_read_the_same_latents(model, monkeypatch):
     monkeypatch.setattr(base, "CHUNK", 5)
     y_hat = draw(model, 8, 12)
-    writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    for previous in (before(model, y_hat), None):
+        writer = coders.Writer()
+        base.write(model, y_hat, LEVEL, writer, previous)
+        assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), previous).y_hat, y_hat)
 
 
 def test_training_face_predicts_what_the_coder_uses(entropy_name):
@@ -91,11 +111,11 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
         model.head.level.values[:, 48:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 48))
     y = draw(model, 8, 12).float()
     with torch.no_grad():
-        rate = base.rate(model, y, LEVEL, noisy=False)
+        rate = base.rate(model, y, LEVEL, noisy=False, previous=before(model, y.long()).float())
     frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
     exact.prove(frozen)
     estimator = coders.Estimator()
-    base.write(frozen, y.long(), LEVEL, estimator)
+    base.write(frozen, y.long(), LEVEL, estimator, before(model, y.long()))
     assert abs(float(rate.bits + rate.z_bits) / estimator.bits - 1) < 0.003
 
 
@@ -106,7 +126,7 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
     with torch.no_grad():
         model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()
-    rate = base.rate(model, y, LEVEL, noisy=True)
+    rate = base.rate(model, y, LEVEL, noisy=True, previous=before(model, y.detach()))
     (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((y.grad != 0).any())
     for name, parameter in model.named_parameters():

@@ -31,19 +31,23 @@ class Side(NamedTuple):
 
     features: Tensor  # (B, S, h, w)
     level: Tensor  # (B,) int64
+    previous: Tensor | None = None  # (B, M, h, w), y_hat of the frame before (zeros if there is none), in the face of y_hat
 
 
 class Hyper(nn.Module):
     """Hyper-analysis h_a, prior of z, hyper-synthesis h_s (Minnen et al. 2018, section 2).
 
     y_hat (M, h, w) ─ h_a, float ─► z (N, h/4, w/4) ─ round ─► z_hat ─ h_s, exact ─► features (S, h, w)
+
+    With frames=2, h_a sees the previous frame's y_hat too, and z may tell the difference only.
     """
 
-    def __init__(self, latents: int, width: int, z_channels: int, side: int, anchors: int):
+    def __init__(self, latents: int, width: int, z_channels: int, side: int, anchors: int, frames: int = 1):
         super().__init__()
+        self.frames = frames
         D, N = width, z_channels
         self.h_a = nn.Sequential(
-            nn.Conv2d(latents, D, 1), nn.SiLU(),
+            nn.Conv2d(frames * latents, D, 1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, D, 1), nn.SiLU(),
             nn.Conv2d(D, D, 3, padding=1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, N, 1),
@@ -55,9 +59,9 @@ class Hyper(nn.Module):
         self.mix2 = ExactConv(D, side, 3)
         self.shuffle = nn.PixelShuffle(2)
 
-    def analysis(self, y_hat: Tensor) -> Tensor:
-        """(B, M, h, w) -> z (B, N, h/4, w/4), real. Encoder only: what it decides is in the file."""
-        return self.h_a(y_hat)
+    def analysis(self, y_hat: Tensor, previous: Tensor) -> Tensor:
+        """(B, M, h, w) each -> z (B, N, h/4, w/4), real. Encoder only: what it decides is in the file."""
+        return self.h_a(torch.cat((y_hat, previous)[: self.frames], 1))
 
     def parameters_of_z(self, level: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
         """(B,) -> mean, t, each (B, N, h/4, w/4)."""
@@ -76,6 +80,7 @@ class EntropyModel(nn.Module):
     """Base of all entropy models; see the module's docstring. M latent channels in `groups` groups."""
 
     groups = 1
+    looks_back = False  # True if it predicts from the previous frame's latents too
     latents: int
     hyper: Hyper
 
@@ -130,18 +135,19 @@ class Rate(NamedTuple):
     y_dec: Tensor  # (B, M, h, w): the latent as the synthesis sees it; if noisy, gradient straight through to y
 
 
-def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
-    """Differentiable bits of y: (B, M, h, w) real, unrounded.
+def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: Tensor | None = None) -> Rate:
+    """Differentiable bits of y: (B, M, h, w) real, unrounded. previous: y_hat of the frame before, if there is one.
 
     noisy=True measures y + U(-1/2, 1/2), which has a gradient for the analysis; noisy=False measures
     the integers themselves, for training an entropy model on frozen latents.
     """
     h, w = y.shape[2:]
     y_hat = round_through(y)
-    z = model.hyper.analysis(y_hat)
+    previous = torch.zeros_like(y) if previous is None else previous
+    z = model.hyper.analysis(y_hat, previous)
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
-    mean, t = model.predict(Side(features, level), y_hat, at)
+    mean, t = model.predict(Side(features, level, previous), y_hat, at)
     mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
@@ -189,10 +195,16 @@ def _walk_z(model: EntropyModel, level: Tensor, size: tuple[int, ...], coder, z_
 
 
 @torch.no_grad()
-def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the means and scale indexes (1, M, h, w) that follow; all int64."""
-    z_hat = torch.round(model.hyper.analysis(y_hat.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
+def predict_all(
+    model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z_hat (1, N, h/4, w/4) of y_hat (1, M, h, w), and the means and scale indexes (1, M, h, w) that follow; all int64.
+
+    previous: like y_hat, the latents of the frame before, if there is one.
+    """
+    previous = torch.zeros_like(y_hat) if previous is None else previous
+    z_hat = torch.round(model.hyper.analysis(y_hat.float(), previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
+    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level, to_fixed(previous))
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
     parts = [
@@ -204,9 +216,9 @@ def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tens
 
 
 @torch.no_grad()
-def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
-    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
-    z_hat, mean, index = predict_all(model, y_hat, level)
+def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer, previous: Tensor | None = None) -> Decoded:
+    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous: see predict_all."""
+    z_hat, mean, index = predict_all(model, y_hat, level, previous)
     _walk_z(model, level, z_hat.shape, writer, z_hat)
     rows = [to_rows(x, model.groups)[0] for x in (mean, index, y_hat)]
     for cells in _steps(model, *y_hat.shape[2:]):
@@ -215,13 +227,14 @@ def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
 
 
 @torch.no_grad()
-def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
+def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: Tensor | None = None) -> Decoded:
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
     device, N = level.device, model.hyper.prior.values.shape[1] // 2
     z_hat = _walk_z(model, level, (1, N, h // 4, w // 4), reader, None).to(device)
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level)
     G, C = model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
+    previous = torch.zeros_like(known) if previous is None else to_fixed(previous)
+    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level, previous)
     rows = known.new_zeros(3, G * h * w, C, dtype=torch.int64)  # y_hat, mean, index
     for cells in _steps(model, h, w):
         cells = cells.to(device)

@@ -21,7 +21,7 @@ _LOG_STEP = math.log(SIGMA_HIGH / SIGMA_LOW) / (SCALES - 1)
 T_HIGH = (SCALES - 1) / PER_UNIT
 
 
-class _Bounded(torch.autograd.Function):
+class Bounded(torch.autograd.Function):
     """clamp(x, low, high) that lets a gradient through wherever following it leads back inside."""
 
     @staticmethod
@@ -40,7 +40,7 @@ class _Bounded(torch.autograd.Function):
 
 def sigma(t: Tensor) -> Tensor:
     """Scale parameter -> standard deviation."""
-    return SIGMA_LOW * torch.exp(_Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * _LOG_STEP))
+    return SIGMA_LOW * torch.exp(Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * _LOG_STEP))
 
 
 def inverse_sigma(std: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def bits(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     s = sigma(t)
     d = (y - mean).abs()  # the lower tail is the accurate one
     p = _phi((0.5 - d) / s) - _phi((-0.5 - d) / s)
-    return -torch.log2(_Bounded.apply(p, 1e-9, 2.0))
+    return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
 
 
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from ..errors import LicError
 
 
 def wavefront(h: int, w: int, reach: int) -> Tensor:
@@ -16,6 +20,20 @@ def wavefront(h: int, w: int, reach: int) -> Tensor:
 def checkerboard(h: int, w: int) -> Tensor:
     """0 on black cells, 1 on white ones: (h, w) int64. All neighbours at an odd distance have the other colour."""
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
+
+
+ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
+    "checkerboard": (checkerboard, 1),
+    "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
+    "none": (lambda h, w: torch.zeros(h, w, dtype=torch.int64), 0),
+}
+
+
+def by_name(name: str) -> tuple[Callable[[int, int], Tensor], int]:
+    """Entry of ORDERS; an unknown name, out of a config, is a LicError."""
+    if name not in ORDERS:
+        raise LicError(f"unknown order {name!r}; known: {', '.join(ORDERS)}")
+    return ORDERS[name]
 
 
 def known_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
@@ -40,7 +58,7 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
     order: (h, w) steps; where given, neighbours of an equal or larger step than the position's are zero too.
     """
     h, w = y.shape[2:]
-    down, right = torch.tensor(taps, device=y.device).T
+    down, right = torch.tensor(taps, dtype=torch.int64, device=y.device).view(-1, 2).T
     row = torch.div(at, w, rounding_mode="floor")[:, None] + down  # (n, taps)
     col = (at % w)[:, None] + right
     seen = (row >= 0) & (row < h) & (col >= 0) & (col < w)

@@ -19,8 +19,8 @@ def account(codec: Codec, picture: Image.Image, quality: float, effort: int = EF
     channels, strongest first; steps: latents by step of the entropy model's order.
     """
     data = codec.encode(picture, quality, effort)
-    _, payload = container.unpack(data)
-    header, models, coded = codec.read(data)
+    header, (frame,) = container.unpack(data)
+    ((models, coded),) = codec.read(header, [frame])
     h, w = coded.y_hat.shape[2:]
     estimator = coders.Estimator()
     level = torch.tensor([header.level], device=codec.device)
@@ -30,7 +30,7 @@ def account(codec: Codec, picture: Image.Image, quality: float, effort: int = EF
     steps = np.bincount(models.entropy.order(h, w).flatten().numpy(), by_cell)
     latents = float(per_latent.sum())
     return {
-        "file": 8 * len(data), "header": 8 * (len(data) - len(payload)), "payload": 8 * len(payload),
+        "file": 8 * len(data), "header": 8 * (len(data) - len(frame.payload)), "payload": 8 * len(frame.payload),
         "hyper": estimator.bits - latents, "latents": latents,
         "channels": [float(part.sum()) for part in np.array_split(per_latent, CHANNEL_GROUPS)], "steps": steps.tolist(),
     }  # fmt: skip

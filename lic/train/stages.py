@@ -11,6 +11,7 @@ from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import data, linear_start, loss
 from .loop import fit
+from .motion import Pairs
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
 VALIDATION_SIZE = 256
@@ -84,12 +85,14 @@ def train_entropy(
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(device)
     pictures, held_out = data.load(folder, device)
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    validation = held_out.centres(VALIDATION_SIZE)
     if not checkpoint.exists():
         x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
         linear_start.initialise_scales(transforms, entropy, x)
         if start:
             _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
+    if entropy.looks_back:
+        pictures, held_out = Pairs(pictures), Pairs(held_out)
+    validation = held_out.centres(VALIDATION_SIZE)
 
     def batch_loss(model, x, generator):
         return loss.latent_rate_distortion(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
