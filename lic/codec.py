@@ -116,7 +116,10 @@ class Codec:
         _check_pair(intra, temporal)
         header, frames, y_hat, since_intra = None, [], None, 0
         for number, picture in enumerate(pictures, 1):
-            samples, profile = self._samples(picture)
+            try:
+                samples, profile = self._samples(picture)
+            except LicError as error:
+                raise type(error)(f"frame {number}: {error}") from error
             height, width, _ = samples.shape
             header = header or Header(width, height, intra.fingerprint, level, profile, temporal.fingerprint)
             if (width, height) != (header.width, header.height):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from . import exact, locate
 from .container import FINGERPRINT_BYTES
 from .entropy import ENTROPY_MODELS
-from .entropy.base import EntropyModel, Side
+from .entropy.base import EntropyModel
 from .entropy.gaussian import table_index
 from .errors import BadWeights, MissingWeights
 from .transforms import TRANSFORMS
@@ -126,7 +126,7 @@ def self_test(model: EntropyModel) -> str:
     N, M = model.hyper.prior.values.shape[1] // 2, model.latents
     z_hat = torch.arange(N * 4, device=device).reshape(1, N, 2, 2) * 37 % 11 - 5
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
-    side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level, exact.to_fixed(y_hat.flip(1)))
+    side = model.side(exact.to_fixed(z_hat), level, exact.to_fixed(y_hat.flip(1)))
     at = torch.arange(model.groups * h * w, device=device)
     chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_hat.shape))]
     return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

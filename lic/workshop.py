@@ -43,7 +43,7 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, compre
 
     Writes results.json, CSV files and plots. A run that was stopped goes on where it was.
     """
-    models = models or [name for name in locate.names() if "-" in name]
+    models = models or [name for name in locate.names() if "-" in name and not name.endswith("-spatiotemporal")]  # for pictures
     device = _prepare(device, threads)
     from .evaluate import neighbours, plots, report, run
 

@@ -24,8 +24,8 @@ def before(model, y_hat):
 
 def side_of(model, y_hat):
     previous = before(model, y_hat)
-    z_hat = torch.round(model.hyper.analysis(y_hat.float(), previous.float())).long()
-    return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL, to_fixed(previous))
+    z_hat = torch.round(model.analysis(y_hat.float(), previous.float())).long()
+    return model.side(to_fixed(z_hat), LEVEL, to_fixed(previous))
 
 
 def test_order_has_a_step_for_every_cell(model):
@@ -57,13 +57,17 @@ def test_causality_by_perturbation(model):
 @torch.inference_mode()
 def test_the_previous_frame_matters_if_and_only_if_a_model_looks_back(model):
     y_hat = draw(model, 8, 12)
-    side, at = side_of(model, y_hat), torch.arange(model.groups * 8 * 12)
-    predicted = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    previous, at = before(model, y_hat), torch.arange(model.groups * 8 * 12)
+    z_hat = torch.round(model.analysis(y_hat.float(), previous.float())).long()
+
+    def predicted(previous):
+        return torch.stack(model.predict(model.side(to_fixed(z_hat), LEVEL, to_fixed(previous)), to_fixed(y_hat), at))
+
+    reference = predicted(previous)
     for position in (0, 50, 95):
-        previous = side.previous.clone()
-        previous.flatten(2)[:, :, position] += to_fixed(torch.tensor(5))
-        changed = torch.stack(model.predict(side._replace(previous=previous), to_fixed(y_hat), at)) != predicted
-        assert bool(changed.any()) == model.looks_back
+        changed = previous.clone()
+        changed.flatten(2)[:, :, position] += 5
+        assert bool((predicted(changed) != reference).any()) == model.looks_back
 
 
 @torch.inference_mode()
@@ -126,7 +130,7 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
     with torch.no_grad():
         model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()
-    rate = base.rate(model, y, LEVEL, noisy=True, previous=before(model, y.detach()))
+    rate = base.rate(model, y, LEVEL, noisy=True, previous=y.detach().roll(1, 3))  # one position to the right
     (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((y.grad != 0).any())
     for name, parameter in model.named_parameters():

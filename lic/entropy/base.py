@@ -31,23 +31,20 @@ class Side(NamedTuple):
 
     features: Tensor  # (B, S, h, w)
     level: Tensor  # (B,) int64
-    previous: Tensor | None = None  # (B, M, h, w), y_hat of the frame before (zeros if there is none), in the face of y_hat
+    previous: Tensor | None = None  # (B, M, h, w): what the frame before says of y_hat, if a model looks there
 
 
 class Hyper(nn.Module):
     """Hyper-analysis h_a, prior of z, hyper-synthesis h_s (Minnen et al. 2018, section 2).
 
     y_hat (M, h, w) ─ h_a, float ─► z (N, h/4, w/4) ─ round ─► z_hat ─ h_s, exact ─► features (S, h, w)
-
-    With frames=2, h_a sees the previous frame's y_hat too, and z may tell the difference only.
     """
 
-    def __init__(self, latents: int, width: int, z_channels: int, side: int, anchors: int, frames: int = 1):
+    def __init__(self, latents: int, width: int, z_channels: int, side: int, anchors: int):
         super().__init__()
-        self.frames = frames
         D, N = width, z_channels
         self.h_a = nn.Sequential(
-            nn.Conv2d(frames * latents, D, 1), nn.SiLU(),
+            nn.Conv2d(latents, D, 1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, D, 1), nn.SiLU(),
             nn.Conv2d(D, D, 3, padding=1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, N, 1),
@@ -59,9 +56,9 @@ class Hyper(nn.Module):
         self.mix2 = ExactConv(D, side, 3)
         self.shuffle = nn.PixelShuffle(2)
 
-    def analysis(self, y_hat: Tensor, previous: Tensor) -> Tensor:
-        """(B, M, h, w) each -> z (B, N, h/4, w/4), real. Encoder only: what it decides is in the file."""
-        return self.h_a(torch.cat((y_hat, previous)[: self.frames], 1))
+    def analysis(self, y_hat: Tensor) -> Tensor:
+        """(B, M, h, w) -> z (B, N, h/4, w/4), real. Encoder only: what it decides is in the file."""
+        return self.h_a(y_hat)
 
     def parameters_of_z(self, level: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
         """(B,) -> mean, t, each (B, N, h/4, w/4)."""
@@ -83,6 +80,14 @@ class EntropyModel(nn.Module):
     looks_back = False  # True if it predicts from the previous frame's latents too
     latents: int
     hyper: Hyper
+
+    def analysis(self, y_hat: Tensor, previous: Tensor) -> Tensor:
+        """z (B, N, h/4, w/4), real, of y_hat and the frame before, (B, M, h, w) each; that is zero where there is none."""
+        return self.hyper.analysis(y_hat)
+
+    def side(self, z_hat: Tensor, level: Tensor, previous: Tensor) -> Side:
+        """What follows from z_hat and the frame before, (B, M, h, w) in the face of z_hat."""
+        return Side(self.hyper.synthesis(z_hat), level)
 
     def order(self, h: int, w: int) -> Tensor:
         """Step number of every cell: (groups, h, w) int64."""
@@ -144,10 +149,10 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: T
     h, w = y.shape[2:]
     y_hat = round_through(y)
     previous = torch.zeros_like(y) if previous is None else previous
-    z = model.hyper.analysis(y_hat, previous)
-    features = model.hyper.synthesis(round_through(z))
+    z = model.analysis(y_hat, previous)
+    side = model.side(round_through(z), level, previous)
     at = torch.arange(model.groups * h * w, device=y.device)
-    mean, t = model.predict(Side(features, level, previous), y_hat, at)
+    mean, t = model.predict(side, y_hat, at)
     mean, t = (from_rows(r, model.groups, h, w).float() for r in (mean, t))
     z = z.float()
     z_bits = gaussian.bits(_noise(z) if model.training else torch.round(z), *model.hyper.parameters_of_z(level, z.shape))
@@ -203,8 +208,8 @@ def predict_all(
     previous: like y_hat, the latents of the frame before, if there is one.
     """
     previous = torch.zeros_like(y_hat) if previous is None else previous
-    z_hat = torch.round(model.hyper.analysis(y_hat.float(), previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level, to_fixed(previous))
+    z_hat = torch.round(model.analysis(y_hat.float(), previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
+    side = model.side(to_fixed(z_hat), level, to_fixed(previous))
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
     parts = [
@@ -233,8 +238,7 @@ def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: T
     z_hat = _walk_z(model, level, (1, N, h // 4, w // 4), reader, None).to(device)
     G, C = model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
-    previous = torch.zeros_like(known) if previous is None else to_fixed(previous)
-    side = Side(model.hyper.synthesis(to_fixed(z_hat)), level, previous)
+    side = model.side(to_fixed(z_hat), level, torch.zeros_like(known) if previous is None else to_fixed(previous))
     rows = known.new_zeros(3, G * h * w, C, dtype=torch.int64)  # y_hat, mean, index
     for cells in _steps(model, h, w):
         cells = cells.to(device)

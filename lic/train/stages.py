@@ -11,7 +11,7 @@ from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import data, linear_start, loss
 from .loop import fit
-from .motion import Pairs
+from .pairs import Pairs
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
 VALIDATION_SIZE = 256
@@ -90,6 +90,8 @@ def train_entropy(
         linear_start.initialise_scales(transforms, entropy, x)
         if start:
             _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
+        if entropy.looks_back:
+            linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
     if entropy.looks_back:
         pictures, held_out = Pairs(pictures), Pairs(held_out)
     validation = held_out.centres(VALIDATION_SIZE)
