@@ -88,9 +88,9 @@ def train_entropy(
     if not checkpoint.exists():
         x = pictures.crops(64, FIT_SIZE, torch.Generator().manual_seed(1))
         linear_start.initialise_scales(transforms, entropy, x)
-        if start:
-            _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
-        if entropy.looks_back:
+        there = {key.removeprefix("entropy."): value for key, value in _averages(start).items()} if start else {}
+        _adopt(entropy, there)
+        if "picture.weight" in entropy.state_dict().keys() - there.keys():  # motion, of which a model of pictures knows nothing
             linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
     if entropy.looks_back:
         pictures, held_out = Pairs(pictures), Pairs(held_out)
