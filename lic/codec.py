@@ -214,7 +214,7 @@ class Codec:
 
 
 def _check_pair(intra: weights.Models, temporal: weights.Models) -> None:
-    if intra.transforms is not temporal.transforms:
+    if intra.latents_of != temporal.latents_of:
         raise BadWeights("the weights for intra frames and for predicted ones are of different transforms")
 
 

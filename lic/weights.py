@@ -43,6 +43,7 @@ class Models(NamedTuple):
     transforms: nn.Module
     entropy: EntropyModel
     fingerprint: bytes  # of the entropy weights
+    latents_of: str  # fingerprint of the transforms
 
 
 def fingerprint_of(data: bytes) -> str:
@@ -86,12 +87,12 @@ def load_models(path: Path, device: torch.device) -> Models:
     entropy.to(device)
     if device.type != "cpu" and self_test(entropy) != meta["self_test"]:
         raise BadWeights(f"{path.name}: the self-test gives other numbers on {device}; use --device cpu")
-    return Models(transforms, entropy, bytes.fromhex(locate.fingerprint_of(path)))
+    return Models(transforms, entropy, bytes.fromhex(locate.fingerprint_of(path)), meta["transforms"])
 
 
 @cache
 def _load_transforms(path: Path, device: torch.device) -> nn.Module:
-    """The same object for all entropy models of the same transforms."""
+    """One object in memory for all entropy models of the same transforms."""
     return load(path)[0].to(device, memory_format=torch.channels_last)
 
 

@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 
 from lic import coders, exact
 from lic.entropy import ENTROPY_MODELS, base, gaussian, orders
+from lic.errors import LicError
 from lic.exact import to_fixed
 
 LEVEL = torch.tensor([1500])
@@ -136,6 +138,20 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert bool((parameter.grad != 0).any()), name
+
+
+@pytest.mark.parametrize("config", [{"spm": "none"}, {"spm": "wavefront"}, {"tpm": False}, {"tpm": False, "spm": "none"}])
+def test_spatiotemporal_without_its_parts(config):
+    torch.manual_seed(0)
+    architecture, config_class = ENTROPY_MODELS["spatiotemporal"]
+    model = exact.freeze(architecture(config_class(latents=24, anchors=3, **config)).requires_grad_(False).eval())
+    exact.prove(model)
+    y_hat = draw(model, 8, 12)
+    writer = coders.Writer()
+    base.write(model, y_hat, LEVEL, writer, before(model, y_hat))
+    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), before(model, y_hat)).y_hat, y_hat)
+    with pytest.raises(LicError, match="unknown order 'spiral'"):
+        architecture(config_class(spm="spiral"))
 
 
 def test_rows_round_trip():

@@ -116,3 +116,11 @@ def test_sums_of_activations_stay_in_the_proven_range():
     a = torch.tensor([exact.LIMIT, -exact.LIMIT, 5], dtype=torch.float64)
     assert exact.add(a, a).tolist() == [exact.LIMIT, -exact.LIMIT, 10]
     assert exact.add(a.float(), a.float()).tolist() == [2 * exact.LIMIT, -2 * exact.LIMIT, 10]
+
+
+def test_products_of_activations_are_floors():
+    a, b = ints((4000,), exact.LIMIT, 1), ints((4000,), exact.LIMIT, 2)
+    a[:2000] = ints((2000,), 2**exact.FRACTION)
+    expected = [min(max(int(x) * int(y) >> exact.FRACTION, -exact.LIMIT), exact.LIMIT) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert exact.multiply(a, b).tolist() == expected
+    assert exact.multiply(torch.tensor([0.5]), torch.tensor([3.0])).tolist() == [1.5]

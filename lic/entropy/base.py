@@ -2,7 +2,8 @@
 
 An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known quality level. It is
 
-    hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides)
+    analysis   z from y_hat, in the encoder; a model of sequences sees the latents of the frame before, too
+    side       side information from z_hat, and from the frame before, on both sides
     order      a step number for every *cell*: one group of M/groups channels at one position
     predict    mean and scale of some cells from the side information and the cells of *smaller* step
 
