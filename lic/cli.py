@@ -23,6 +23,7 @@ PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
+PICTURES = {*FORMATS, ".jpg", ".jpeg", ".gif", ".avif", ".jp2", ".qoi", ".tga"}  # what encode does not write
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,8 +101,8 @@ def encode(sources, target, quality, effort, gop, device, threads, max_pixels, q
 
     for source in sources:
         _not_the_same(source, target)
-    if len(sources) > 1 and target != files.STREAM and target.suffix != ".lic":
-        raise click.UsageError(f"{_shown(target)} is where the file made of {len(sources)} frames would go: call it something.lic")
+    if target.suffix.lower() in PICTURES:  # the last name of *.png, say
+        raise click.UsageError(f"the last name, {_shown(target)}, is that of the output: call it something.lic")
     with _about(sources[0]):
         picture = image.open_bytes(files.read(sources[0]), max_pixels)
     start = time.perf_counter()

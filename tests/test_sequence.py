@@ -168,9 +168,8 @@ def test_the_command_line_in_processes_of_its_own(codec, film, data, tmp_path, m
     lic("verify", "--weights", TINY, "film.lic")
     lic("decode", "--weights", TINY, "film.lic", "frames", LIC_THREADS="1")
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"000{k}.png" for k in range(1, 5)]
-    for k in (2, 4):
-        lic("decode", "--weights", TINY, "--frame", k, "film.lic", "one.ppm")
-        assert np.array_equal(pixels(tmp_path / "one.ppm"), pixels(tmp_path / "frames" / f"000{k}.png"))
+    lic("decode", "--weights", TINY, "--frame", 4, "film.lic", "one.ppm")
+    assert np.array_equal(pixels(tmp_path / "one.ppm"), pixels(tmp_path / "frames" / "0004.png"))
     assert "no frame 5" in lic("decode", "--weights", TINY, "--frame", 5, "film.lic", "one.png", code=1).stderr.decode()
     for target in ("one.png", "-", "film.gif"):
         assert "sequence of 4 frames" in lic("decode", "--weights", TINY, "film.lic", target, code=2).stderr.decode()
