@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from . import __version__, container, files, locate, workshop
-from .defaults import ENTROPY, MODEL, QUALITY
+from .defaults import ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .errors import LicError, MissingWeights
 from .options import device_option, effort_option, pixels_option, quiet_option, threads_option, weights_option
 
@@ -24,6 +24,7 @@ PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
+PICTURES = {*FORMATS, ".jpg", ".jpeg", ".gif", ".avif", ".jp2", ".qoi", ".tga"}  # what encode does not write
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,7 +35,9 @@ def cli():
     \b
     lic encode photo.png photo.lic          compress
     lic encode -q 80 photo.jpg photo.lic    better quality, larger file
+    lic encode a.png b.png c.png film.lic   a sequence of frames
     lic decode photo.lic photo.png          decompress
+    lic decode film.lic frames/             all frames, into a folder
     lic decode photo.lic - | display        "-" is standard input or output
     lic info photo.lic                      what a file says of itself
     lic verify photo.lic                    check that a file decodes
@@ -74,60 +77,103 @@ def _not_the_same(source: Path, target: Path) -> None:
 
 
 @cli.command()
-@click.argument("source", type=PATH, metavar="IN")
+@click.argument("sources", type=PATH, metavar="IN...", nargs=-1, required=True)
 @click.argument("target", type=PATH, metavar="OUT")
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True, help="0 (smallest) .. 100 (best).")
 @effort_option
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model: parallel, local or hyperprior.")
+@click.option("--temporal", default=TEMPORAL, show_default=True, metavar="NAME", help="Entropy model of predicted frames.")
+@click.option("--gop", type=click.IntRange(1), default=GOP, show_default=True, metavar="N", help="One frame in N, at least, stands alone.")
 @weights_option
 @device_option
 @threads_option
 @pixels_option
 @quiet_option
-def encode(source, target, quality, effort, device, threads, max_pixels, quiet, **models):
+def encode(sources, target, quality, effort, gop, device, threads, max_pixels, quiet, **models):
     """Compress an image file that Pillow can read into a .lic file.
 
     The orientation that EXIF asks for is applied and an ICC profile is kept; other metadata is not stored.
+
+    Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
+    before where that is smaller. Durations and loops of an animation are not stored.
     """
     from . import image
 
-    _not_the_same(source, target)
-    with _about(source):
-        picture = image.open_bytes(files.read(source), max_pixels)
-        start = time.perf_counter()
-        data = _codec(device, threads, max_pixels, **models).encode(picture, quality, effort)
-        seconds = time.perf_counter() - start
+    for source in sources:
+        _not_the_same(source, target)
+    if target.suffix.lower() in PICTURES:  # the last name of *.png, say
+        raise click.UsageError(f"the last name, {_shown(target)}, is that of the output: call it something.lic")
+    with _about(sources[0]):
+        picture = image.open_bytes(files.read(sources[0]), max_pixels)
+    start = time.perf_counter()
+    codec = _codec(device, threads, max_pixels, **models)
+    if len(sources) > 1:
+        data = codec.encode_sequence(_pictures(picture, sources[1:], max_pixels), quality, effort, gop)
+    else:
+        with _about(sources[0]):
+            if image.frame_count(picture) > 1:
+                data = codec.encode_sequence(image.frames(picture), quality, effort, gop)
+            else:
+                data = codec.encode(picture, quality, effort)
+    seconds = time.perf_counter() - start
     with _about(target):
         files.write(target, data)
     if not quiet:
-        W, H = picture.size
-        note = f"{_shown(source)}: {W}x{H}, {len(data)} bytes, {8 * len(data) / (W * H):.3f} bits per pixel, {seconds:.1f} s"
-        click.echo(note, err=True)
+        header, frames = container.unpack(data)
+        size = f"{header.width}x{header.height}" + (f", {len(frames)} frames" if header.predicted_by else "")
+        bpp = 8 * len(data) / (header.width * header.height * len(frames))
+        click.echo(f"{_shown(sources[0])}: {size}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s", err=True)
+
+
+def _pictures(first, others, max_pixels):
+    """One at a time: a sequence may be longer than memory."""
+    from . import image
+
+    yield first
+    for source in others:
+        with _about(source):
+            picture = image.open_bytes(files.read(source), max_pixels)
+        yield picture
 
 
 @cli.command()
 @click.argument("source", type=PATH, metavar="IN")
 @click.argument("target", type=PATH, metavar="OUT")
-@click.option("--format", "extension", type=click.Choice([e[1:] for e in FORMATS]), help="[default: by OUT's name; png on a pipe]")
+@click.option("--format", "extension", type=click.Choice([e[1:] for e in FORMATS]), help="[default: by OUT's name, or png]")
+@click.option("--frame", "number", type=click.IntRange(1), metavar="N", help="Of a sequence, the N-th frame only.")
 @weights_option
 @device_option
 @threads_option
 @pixels_option
-def decode(source, target, extension, weights_folder, device, threads, max_pixels):
-    """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP."""
+def decode(source, target, extension, number, weights_folder, device, threads, max_pixels):
+    """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP.
+
+    Of a sequence, OUT is a folder for all frames (0001.png, 0002.png, ...), or an image file for one --frame.
+    """
     from . import image
 
-    extension = f".{extension}" if extension else ".png" if target == files.STREAM else target.suffix.lower()
-    if extension not in FORMATS:
-        raise click.UsageError(f"cannot tell the format of {_shown(target)}: use one of {' '.join(FORMATS)}, or --format")
     _not_the_same(source, target)
     with _about(source):
         data = files.read(source)
-        container.unpack(data)  # a bad file is told at once, before torch is loaded
-        decoded = _codec(device, threads, max_pixels, weights_folder=weights_folder).decode(data)
-    with _about(target):
-        files.write(target, image.to_bytes(decoded, FORMATS[extension]))
+        header, frames = container.unpack(data)  # a bad file is told at once, before torch is loaded
+    folder = header.predicted_by is not None and number is None
+    extension = f".{extension}" if extension else ".png" if folder or target == files.STREAM else target.suffix.lower()
+    if extension not in FORMATS:
+        raise click.UsageError(f"cannot tell the format of {_shown(target)}: use one of {' '.join(FORMATS)}, or --format")
+    if folder and not target.is_dir() and (target == files.STREAM or target.suffix):
+        raise click.UsageError(f"{_shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
+    codec = _codec(device, threads, max_pixels, weights_folder=weights_folder)
+    if not folder:
+        with _about(source):
+            decoded = codec.decode(data, number)
+        with _about(target):
+            files.write(target, image.to_bytes(decoded, FORMATS[extension]))
+        return
+    target.mkdir(exist_ok=True)
+    with _about(source):
+        for count, decoded in enumerate(codec.decode_sequence(data), 1):
+            files.write(target / f"{count:04}{extension}", image.to_bytes(decoded, FORMATS[extension]))
 
 
 @cli.command()
@@ -137,22 +183,32 @@ def info(source, as_json):
     """Print what a .lic file says of itself, without decoding it."""
     with _about(source):
         data = files.read(source)
-        header, payload = container.unpack(data)
-    try:
-        name = locate.name_of(locate.by_fingerprint(header.weights.hex()))
-    except MissingWeights:
-        name = None
+        header, frames = container.unpack(data)
+    pixels = header.width * header.height * len(frames)
     facts = {
         "file": _shown(source), "width": header.width, "height": header.height, "bytes": len(data),
-        "bits_per_pixel": round(8 * len(data) / (header.width * header.height), 4), "quality": round(header.quality, 2),
-        "weights": header.weights.hex(), "weights_name": name, "payload_bytes": len(payload),
-        "icc_profile_bytes": len(header.profile or b""), "format_version": container.VERSION,
+        "bits_per_pixel": round(8 * len(data) / pixels, 4), "quality": round(header.quality, 2),
+        "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
+        "payload_bytes": sum(len(frame.payload) for frame in frames),
+        "icc_profile_bytes": len(header.profile or b""), "format_version": container.VERSION, "frames": len(frames),
     }  # fmt: skip
+    if header.predicted_by:
+        facts |= {
+            "gop_structure": "".join("IP"[frame.predicted] for frame in frames),
+            "predicted_by": header.predicted_by.hex(), "predicted_by_name": _name_of(header.predicted_by),
+        }  # fmt: skip
     if as_json:
         click.echo(json.dumps(facts))
         return
     for key, value in facts.items():
         click.echo(f"{key.replace('_', ' '):18} {'not installed' if value is None else value}")
+
+
+def _name_of(fingerprint: bytes) -> str | None:
+    try:
+        return locate.name_of(locate.by_fingerprint(fingerprint.hex()))
+    except MissingWeights:
+        return None
 
 
 @cli.command()
@@ -167,7 +223,8 @@ def verify(source, weights_folder, device, threads, max_pixels, quiet):
     with _about(source):
         data = files.read(source)
         container.unpack(data)
-        _codec(device, threads, max_pixels, weights_folder=weights_folder).decode(data)
+        for _ in _codec(device, threads, max_pixels, weights_folder=weights_folder).decode_sequence(data):
+            pass
     if not quiet:
         click.echo(f"{_shown(source)}: ok", err=True)
 

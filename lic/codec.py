@@ -1,13 +1,16 @@
-"""The codec: encode() and decode(), side by side.
+"""The codec: encode() and decode(), side by side, and the same for sequences of frames.
 
     image ─ samples ─ analysis ─► y ─ round, search ─► y_hat ─ entropy model + range coder ─► payload ─► file
     image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄── y_hat ◄ entropy model + range coder ◄ payload ◄ file
 
 Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
 level between machines. Between y_hat and payload there are only integers: the same on every machine.
+
+A frame of a sequence is coded like a picture, by an entropy model that also knows y_hat of the frame before.
 """
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,17 +21,18 @@ from PIL import Image
 from torch import Tensor
 
 from . import coders, container, image, locate, search, weights
-from .container import LEVELS, Header
-from .defaults import EFFORT, ENTROPY, MODEL, QUALITY
+from .container import LEVELS, Frame, Header
+from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .entropy import base, gaussian
-from .errors import Corrupt, LicError
+from .errors import BadWeights, Corrupt, LicError
 from .transforms import STRIDE
 
 
 class Codec:
     """Encodes and decodes images, keeping the models it has used in memory.
 
-    model, entropy: names of the weights to encode with; a file names the ones to decode with.
+    model, entropy, temporal: names of the weights to encode with, temporal that of the entropy model for predicted frames;
+    a file names the ones to decode with.
     device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
@@ -41,12 +45,13 @@ class Codec:
         device: str = "auto",
         weights_folder: Path | None = None,
         max_pixels: int = container.MAX_PIXELS,
+        temporal: str = TEMPORAL,
     ):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
             raise LicError("no CUDA device is available here; use --device cpu")
-        self.name = f"{model}-{entropy}"
+        self.name, self.temporal_name = f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = torch.device(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
@@ -64,32 +69,115 @@ class Codec:
         quality: 0 (smallest) .. 100 (best). effort: 0 .. 9, how long to look for better integers (see search.py).
         """
         self.seconds = {}
-        container.check_size(*picture.size, self.max_pixels)
-        samples, profile = image.to_samples(picture)
+        samples, profile = self._samples(picture)
+        height, width, _ = samples.shape
         level = _level(quality)
-        with self._timed("load"):
-            models = weights.load_models(self.path, self.device)
+        models = self._load(self.path)
+        frame, _ = self._encode_frame(models, samples, level, effort)
+        return container.pack(Header(width, height, models.fingerprint, level, profile), [frame])
 
+    @torch.no_grad()
+    def decode(self, data: bytes, number: int | None = None) -> Image.Image:
+        """The bytes of a .lic file -> a Pillow image. Raises LicError, and nothing else, for any bad input.
+
+        number: which frame of a sequence, from 1 on. What it depends on, back to an intra frame, is read along.
+        """
+        self.seconds = {}
+        header, frames = container.unpack(data)
+        if number is None and len(frames) > 1:
+            raise LicError(f"a sequence of {len(frames)} frames: ask for one of them, or decode it into a folder")
+        number = 1 if number is None else number
+        if not 1 <= number <= len(frames):
+            raise LicError(f"there is no frame {number}: the file has {len(frames)}")
+        start = max(k for k in range(number) if not frames[k].predicted)
+        for models, latents in self.read(header, frames[start:number]):  # noqa: B007, the last ones are wanted
+            pass
+        return self._decode_frame(header, models, latents)
+
+    @torch.no_grad()
+    def encode_sequence(self, pictures: Iterable[Image.Image], quality: float = QUALITY, effort: int = EFFORT, gop: int = GOP) -> bytes:
+        """Pillow images of one size, taken one at a time -> the bytes of a .lic file.
+
+        Each frame is predicted from the one before or coded by itself (intra), whichever is smaller; the first and
+        every gop-th after an intra frame is intra.
+        """
+        self.seconds = {}
+        level = _level(quality)
+        if gop < 1:
+            raise LicError(f"gop must be 1 or more, not {gop}")
+        intra, temporal = self._load(self.path), self._load(locate.by_name(self.temporal_name, self.folders))
+        _check_pair(intra, temporal)
+        header, frames, y_hat, since_intra = None, [], None, 0
+        for number, picture in enumerate(pictures, 1):
+            try:
+                samples, profile = self._samples(picture)
+            except LicError as error:
+                raise type(error)(f"frame {number}: {error}") from error
+            height, width, _ = samples.shape
+            header = header or Header(width, height, intra.fingerprint, level, profile, temporal.fingerprint)
+            if (width, height) != (header.width, header.height):
+                raise LicError(f"frame {number}: {width}x{height} pixels, but the first frame has {header.width}x{header.height}")
+            if profile != header.profile:
+                raise LicError(f"frame {number}: another ICC profile than the first frame's")
+            coded = [self._encode_frame(intra, samples, level, effort)]
+            if frames and since_intra < gop:
+                coded.append(self._encode_frame(temporal, samples, level, effort, y_hat))
+            frame, y_hat = min(coded, key=lambda one: len(one[0].payload))
+            frames.append(frame)
+            since_intra = since_intra + 1 if frame.predicted else 1
+        if header is None:
+            raise LicError("a sequence needs at least one frame")
+        return container.pack(header, frames)
+
+    @torch.no_grad()
+    def decode_sequence(self, data: bytes) -> Iterator[Image.Image]:
+        """The bytes of a .lic file -> all its frames, one at a time; a picture has one."""
+        self.seconds = {}
+        header, frames = container.unpack(data)
+        for models, latents in self.read(header, frames):
+            yield self._decode_frame(header, models, latents)
+
+    @torch.no_grad()
+    def read(self, header: Header, frames: list[Frame]) -> Iterator[tuple[weights.Models, base.Decoded]]:
+        """The first half of decoding: the latents of frames, checked, and the models they belong to.
+
+        The first of `frames` must be an intra frame.
+        """
+        container.check_size(header.width, header.height, self.max_pixels)
+        intra = temporal = self._load(locate.by_fingerprint(header.weights.hex(), self.folders))
+        if header.predicted_by:
+            temporal = self._load(locate.by_fingerprint(header.predicted_by.hex(), self.folders))
+            _check_pair(intra, temporal)
+        h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
+        level, y_hat = torch.tensor([header.level], device=self.device), None
+        for frame in frames:
+            models = temporal if frame.predicted else intra
+            with self._timed("entropy"):
+                reader = coders.Reader(frame.payload)
+                latents = base.read(models.entropy, h, w, level, reader, y_hat if frame.predicted else None)
+                reader.finish()
+            y_hat = latents.y_hat
+            if _checksum(y_hat) != frame.symbols:
+                raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
+            yield models, latents
+
+    def _encode_frame(
+        self, models: weights.Models, samples: np.ndarray, level: int, effort: int, previous: Tensor | None = None
+    ) -> tuple[Frame, Tensor]:
+        """samples: (H, W, 3) uint8; previous: y_hat of the frame to predict from, if any -> a frame, and its y_hat."""
         with self._timed("transform"):
             levels = torch.tensor([level], device=self.device)
             x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
             y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
             y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
         with self._timed("search"):
-            y_hat = search.refine(models, x, y_hat, levels, _rounds(effort), samples.shape[:2]).long()
+            y_hat = search.refine(models, x, y_hat, levels, _rounds(effort), samples.shape[:2], previous).long()
         with self._timed("entropy"):
             writer = coders.Writer()
-            base.write(models.entropy, y_hat, levels, writer)
+            base.write(models.entropy, y_hat, levels, writer, previous)
+        return Frame(_checksum(y_hat), writer.bytes(), previous is not None), y_hat
 
-        height, width, _ = samples.shape
-        header = Header(width, height, models.fingerprint, level, _checksum(y_hat), profile)
-        return container.pack(header, writer.bytes())
-
-    @torch.no_grad()
-    def decode(self, data: bytes) -> Image.Image:
-        """The bytes of a .lic file -> a Pillow image. Raises LicError, and nothing else, for any bad input."""
-        header, models, latents = self.read(data)
-
+    def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:
         with self._timed("transform"):
             levels = torch.tensor([header.level], device=self.device)
             y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(*latents.table))
@@ -97,23 +185,13 @@ class Codec:
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
         return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
 
-    @torch.no_grad()
-    def read(self, data: bytes) -> tuple[Header, weights.Models, base.Decoded]:
-        """The first half of `decode`: the latents in the bytes of a .lic file, checked, and the models they belong to."""
-        self.seconds = {}
-        header, payload = container.unpack(data)
-        container.check_size(header.width, header.height, self.max_pixels)
-        with self._timed("load"):
-            models = weights.load_models(locate.by_fingerprint(header.weights.hex(), self.folders), self.device)
+    def _samples(self, picture: Image.Image) -> tuple[np.ndarray, bytes | None]:
+        container.check_size(*picture.size, self.max_pixels)
+        return image.to_samples(picture)
 
-        with self._timed("entropy"):
-            h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
-            reader = coders.Reader(payload)
-            latents = base.read(models.entropy, h, w, torch.tensor([header.level], device=self.device), reader)
-            reader.finish()
-        if _checksum(latents.y_hat) != header.symbols:
-            raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
-        return header, models, latents
+    def _load(self, path: Path) -> weights.Models:
+        with self._timed("load"):
+            return weights.load_models(path, self.device)
 
     @contextmanager
     def _timed(self, stage: str):
@@ -122,6 +200,11 @@ class Codec:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # kernels run on after the call that starts them
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _check_pair(intra: weights.Models, temporal: weights.Models) -> None:
+    if intra.latents_of != temporal.latents_of:
+        raise BadWeights("the weights for intra frames and for predicted ones are of different transforms")
 
 
 def _level(quality: float) -> int:

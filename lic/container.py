@@ -1,20 +1,29 @@
-"""The .lic file, byte by byte.
+"""The .lic file, byte by byte. A picture is one frame; a sequence is several of one size, quality and profile.
 
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
     version      1    01
-    flags        1    bit 0: an ICC profile follows the header; all other bits are 0
+    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; all other bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
     quality      v    level 0..4096; quality is level / 40.96
-    symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`)
+    symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`); not in a sequence
     [profile     v+n  length in bytes, then the ICC profile, zlib-compressed]
-    payload      n    the range coder's bytes, up to the checksum
+    payload      n    the range coder's bytes, up to the crc; in a sequence, what follows below
     crc          4    CRC-32 (zlib) of everything before it, little-endian
+
+    in a sequence, in place of the payload:
+    predicted by 4    fingerprint of the entropy weights of predicted frames, of the same transforms as `weights`
+    count        v    number of frames, 1 or more
+    then for every frame
+    length       v    2 times the bytes of its payload; plus 1 if it is predicted from the frame before, 0 if it is an
+                      intra frame, coded by itself with `weights`; the first frame is one
+    symbols      2    checksum of its latents
+    payload      n    the range coder's bytes
 
 v is a varint: 7 bits a byte, least significant first, high bit set on all bytes but the last, no
 needless last zero byte. Nothing follows the crc. A plain RGB image below 16384 x 16384 spends 22 bytes
-beside its payload. A reader refuses what it does not know: other versions, other flags.
+beside its payload, a frame of a sequence 3 to 5. A reader refuses what it does not know: other versions, other flags.
 """
 
 import zlib
@@ -25,7 +34,7 @@ from .errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
 MAGIC = b"\x8aLIC"
 VERSION = 1
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
-FLAG_PROFILE = 1
+FLAG_PROFILE, FLAG_SEQUENCE = 1, 2
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
 MAX_PROFILE = 2**24  # bytes of an ICC profile, decompressed
@@ -33,19 +42,28 @@ MAX_PROFILE = 2**24  # bytes of an ICC profile, decompressed
 
 @dataclass(frozen=True)
 class Header:
-    """Everything in a .lic file but the payload."""
+    """Everything in a .lic file but its frames."""
 
     width: int
     height: int
     weights: bytes  # FINGERPRINT_BYTES long
     level: int  # 0..LEVELS
-    symbols: int  # 16-bit checksum of the decoded latents
     profile: bytes | None = None  # ICC profile, as it came
+    predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
 
     @property
     def quality(self) -> float:
         """0..100"""
         return self.level * 100 / LEVELS
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: the only one of a picture, or one of a sequence."""
+
+    symbols: int  # 16-bit checksum of the decoded latents
+    payload: bytes
+    predicted: bool = False  # from the frame before; otherwise an intra frame, which stands alone
 
 
 def checksum_of(latents: bytes) -> int:
@@ -79,6 +97,12 @@ class _Cursor:
         self.at += count
         return self.data[self.at - count : self.at]
 
+    def rest(self) -> bytes:
+        return self.data[self.at :]
+
+    def symbols(self) -> int:
+        return int.from_bytes(self.take(2, "checksum"), "little")
+
     def varint(self, what: str) -> int:
         value = 0
         for shift in range(0, 35, 7):
@@ -91,22 +115,31 @@ class _Cursor:
         raise Corrupt(f"damaged: endless {what}")
 
 
-def pack(header: Header, payload: bytes) -> bytes:
-    """Header and payload -> the whole file."""
-    parts = [MAGIC, bytes([VERSION, FLAG_PROFILE if header.profile else 0])]
+def pack(header: Header, frames: list[Frame]) -> bytes:
+    """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
+    flags = (FLAG_PROFILE if header.profile else 0) | (FLAG_SEQUENCE if header.predicted_by else 0)
+    parts = [MAGIC, bytes([VERSION, flags])]
     parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
-    parts += [header.symbols.to_bytes(2, "little")]
+    if not header.predicted_by:
+        (frame,) = frames
+        parts += [frame.symbols.to_bytes(2, "little")]
     if header.profile:
         if len(header.profile) > MAX_PROFILE:
             raise LicError(f"ICC profile of {len(header.profile)} bytes is over the limit of {MAX_PROFILE}")
         profile = zlib.compress(header.profile, 9)
         parts += [_varint(len(profile)), profile]
-    body = b"".join(parts) + payload
+    if header.predicted_by:
+        parts += [header.predicted_by, _varint(len(frames))]
+        for frame in frames:
+            parts += [_varint(2 * len(frame.payload) + frame.predicted), frame.symbols.to_bytes(2, "little"), frame.payload]
+    else:
+        parts += [frame.payload]
+    body = b"".join(parts)
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def unpack(data: bytes) -> tuple[Header, bytes]:
-    """The whole file -> header and payload. Checks everything that can be checked without decoding."""
+def unpack(data: bytes) -> tuple[Header, list[Frame]]:
+    """The whole file -> header and frames. Checks everything that can be checked without decoding."""
     cursor = _Cursor(data)
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise NotLic("not a .lic file")
@@ -114,7 +147,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     version, flags = cursor.take(2, "header")
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
-    if flags & ~FLAG_PROFILE:
+    if flags & ~(FLAG_PROFILE | FLAG_SEQUENCE):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -126,12 +159,28 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     level = cursor.varint("quality")
     if level > LEVELS:
         raise Corrupt("damaged: quality out of range")
-    symbols = int.from_bytes(cursor.take(2, "checksum"), "little")
+    sequence = flags & FLAG_SEQUENCE
+    symbols = None if sequence else cursor.symbols()
     profile = None
     if flags & FLAG_PROFILE:
         profile = _inflate(cursor.take(cursor.varint("profile"), "profile"))
-    header = Header(width, height, weights, level, symbols, profile)
-    return header, cursor.data[cursor.at :]
+    if not sequence:
+        return Header(width, height, weights, level, profile), [Frame(symbols, cursor.rest())]
+    predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
+    return Header(width, height, weights, level, profile, predicted_by), _frames(cursor)
+
+
+def _frames(cursor: _Cursor) -> list[Frame]:
+    """The frames of a sequence, up to the end of the data, whatever number the file claims."""
+    frames = []
+    for _ in range(cursor.varint("number of frames")):
+        length = cursor.varint("frames")
+        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1)))
+    if not frames or frames[0].predicted:
+        raise Corrupt("damaged: a sequence without a first frame")
+    if cursor.rest():
+        raise Corrupt("damaged: data left over after the last frame")
+    return frames
 
 
 def _inflate(data: bytes) -> bytes:

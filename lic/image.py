@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,14 +55,30 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     return False
 
 
+def frame_count(image: Image.Image) -> int:
+    """More than 1 for an animation."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with further views behind it
+
+
+def frames(image: Image.Image) -> Iterator[Image.Image]:
+    """The frames of an animation as pictures, one at a time."""
+    for k in range(frame_count(image)):
+        try:
+            image.seek(k)
+            picture = image.copy()
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+            raise LicError(f"cannot read frame {k + 1}: {error}") from error
+        yield picture
+
+
 def to_samples(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
     """A Pillow image -> RGB samples (H, W, 3) uint8, upright, and its ICC profile.
 
     Grey, palette and bilevel images become RGB, which loses nothing; an alpha channel is accepted only
     if it is opaque everywhere. Raises Unsupported for the rest.
     """
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a JPEG with further views behind it
-        raise Unsupported(f"{image.n_frames} frames: animations are not supported yet")
+    if frame_count(image) > 1:
+        raise Unsupported(f"{frame_count(image)} frames: an animation, not a picture")
     if image.mode in _REFUSED:
         raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not supported yet")
     if image.has_transparency_data:

@@ -26,17 +26,19 @@ ROUNDS = 2  # per unit of effort: every latent gets its turn once
 BAND, HALO = 32, 16  # rows of latents that get their slopes at once; a latent reaches 8 rows of latents far
 
 
-def refine(models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, size: tuple[int, int]) -> Tensor:
+def refine(
+    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, size: tuple[int, int], previous: Tensor | None = None
+) -> Tensor:
     """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1]; float32 that holds integers.
 
-    level: (1,) int64; size: height and width of the picture, without the padding that x has.
+    level: (1,) int64; size: height and width of the picture, without the padding that x has; previous: see base.predict_all.
     """
     _, M, h, w = y_hat.shape
     colour = torch.arange(M)[:, None, None] + torch.arange(h)[:, None] + torch.arange(w)
     colour = colour.to(y_hat.device) % 2
     for round_ in range(rounds):
         if round_ % ROUNDS == 0:  # few latents move, so what the model says of them still holds when the others' turn comes
-            parameters = gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level)[1])
+            parameters = gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level, previous)[1])
         y_dec = gaussian.centroid(y_hat, *parameters)
         slope = _slope(models.transforms, x, y_dec, level, size)
         bits = gaussian.bits(y_hat, *parameters)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from . import exact, locate
 from .container import FINGERPRINT_BYTES
 from .entropy import ENTROPY_MODELS
-from .entropy.base import EntropyModel, Side, all_but_last_step
+from .entropy.base import EntropyModel, all_but_last_step
 from .entropy.gaussian import table_index
 from .errors import BadWeights, MissingWeights
 from .transforms import TRANSFORMS
@@ -44,6 +44,7 @@ class Models(NamedTuple):
     transforms: nn.Module
     entropy: EntropyModel
     fingerprint: bytes  # of the entropy weights
+    latents_of: str  # fingerprint of the transforms
 
 
 def fingerprint_of(data: bytes) -> str:
@@ -83,12 +84,17 @@ def load_models(path: Path, device: torch.device) -> Models:
     entropy, meta = load(path)
     if meta["kind"] != "entropy":
         raise BadWeights(f"{path.name}: these are weights of transforms, not of an entropy model")
-    transforms, _ = load(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)))
-    transforms.to(memory_format=torch.channels_last)
+    transforms = _load_transforms(locate.by_fingerprint(meta["transforms"], (path.parent, *locate.FOLDERS)), device)
     entropy.to(device)
     if device.type != "cpu" and self_test(entropy) != meta["self_test"]:
         raise BadWeights(f"{path.name}: the self-test gives other numbers on {device}; use --device cpu")
-    return Models(transforms.to(device), entropy, bytes.fromhex(locate.fingerprint_of(path)))
+    return Models(transforms, entropy, bytes.fromhex(locate.fingerprint_of(path)), meta["transforms"])
+
+
+@cache
+def _load_transforms(path: Path, device: torch.device) -> nn.Module:
+    """One object in memory for all entropy models of the same transforms."""
+    return load(path)[0].to(device, memory_format=torch.channels_last)
 
 
 def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, config: dict, transforms: str = "") -> Path:
@@ -122,7 +128,7 @@ def self_test(model: EntropyModel) -> str:
     M, z_size = model.latents, (1, *model.hyper.size(h, w))
     z_hat = torch.arange(math.prod(z_size), device=device).reshape(z_size) * 37 % 11 - 5
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
-    side = Side(model.hyper.synthesis(exact.to_fixed(z_hat)), level)
+    side = model.side(exact.to_fixed(z_hat), level, exact.to_fixed(y_hat.flip(1)))
     at = torch.arange(model.groups * h * w, device=device)
     model.remember(side, exact.to_fixed(y_hat), all_but_last_step(model, h, w).to(device))
     chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_size))]

@@ -1,5 +1,7 @@
 """Round trips through whole files, with tiny weights (fixture `tiny`: a Codec) and with the shipped ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import DATA, TINY
@@ -61,7 +63,8 @@ def test_every_truncation_and_every_flipped_byte_is_a_lic_error(tiny, sample):
 
 def test_damage_behind_a_mended_crc_is_still_noticed(tiny, sample):
     """Payload damage that the CRC does not see must fail in the coder or at the latents' checksum, in one family."""
-    header, payload = container.unpack(tiny.encode(sample.crop((64, 100, 192, 200)), 60))
+    header, (frame,) = container.unpack(tiny.encode(sample.crop((64, 100, 192, 200)), 60))
+    payload = frame.payload
     rng = np.random.default_rng(0)
     for _ in range(12):  # every model is tried, so a few each
         damaged = bytearray(payload)
@@ -70,19 +73,17 @@ def test_damage_behind_a_mended_crc_is_still_noticed(tiny, sample):
             tiny.decode(container.pack(header, bytes(damaged)))
     for length in range(0, len(payload), 50):
         with pytest.raises(Corrupt):
-            tiny.decode(container.pack(header, payload[:length]))
+            tiny.decode(container.pack(header, [dataclasses.replace(frame, payload=payload[:length])]))
 
 
 def test_lies_about_the_size_are_noticed(tiny, sample):
-    import dataclasses
-
-    header, payload = container.unpack(tiny.encode(sample.crop((0, 0, 100, 100)), 60))
+    header, frames = container.unpack(tiny.encode(sample.crop((0, 0, 100, 100)), 60))
     with pytest.raises(TooLarge):
-        tiny.decode(container.pack(dataclasses.replace(header, width=2**31, height=2**31), payload))
+        tiny.decode(container.pack(dataclasses.replace(header, width=2**31, height=2**31), frames))
     with pytest.raises(Corrupt):
-        tiny.decode(container.pack(dataclasses.replace(header, width=300), payload))
+        tiny.decode(container.pack(dataclasses.replace(header, width=300), frames))
     with pytest.raises(MissingWeights, match="00000000"):
-        tiny.decode(container.pack(dataclasses.replace(header, weights=bytes(4)), payload))
+        tiny.decode(container.pack(dataclasses.replace(header, weights=bytes(4)), frames))
 
 
 def test_bad_arguments(tiny, sample):

@@ -3,11 +3,21 @@ import zlib
 import pytest
 
 from lic import container
-from lic.container import Header, pack, unpack
+from lic.container import Frame, Header, pack, unpack
 from lic.errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
 
-HEADER = Header(width=768, height=512, weights=b"\x01\x23\x45\x67", level=2048, symbols=0xBEEF)
+HEADER = Header(width=768, height=512, weights=b"\x01\x23\x45\x67", level=2048)
+FRAME = Frame(0xBEEF, b"payload")
 GOLDEN = bytes.fromhex("8a4c4943 01 00 8006 8004 01234567 8010 efbe") + b"payload" + bytes.fromhex("84260930")
+SEQUENCE_HEADER = Header(16, 8, b"abcd", 1, predicted_by=b"efgh")
+SEQUENCE = [Frame(0xBEEF, b"payload"), Frame(0x1234, b"", True), Frame(0x5678, b"xy")]
+GOLDEN_SEQUENCE = b"".join((
+    bytes.fromhex("8a4c4943 01 02 10 08"), b"abcd", b"\1", b"efgh", bytes.fromhex("03 0e efbe"), b"payload",
+    bytes.fromhex("01 3412  04 7856"), b"xy", bytes.fromhex("dd34457a"),
+))  # fmt: skip
+
+
+SEQUENCE_START = b"\x8aLIC\x01\x02\x10\x08abcd\x01efgh"
 
 
 def sealed(body: bytes) -> bytes:
@@ -15,23 +25,26 @@ def sealed(body: bytes) -> bytes:
 
 
 def test_golden_bytes():
-    assert pack(HEADER, b"payload") == GOLDEN
-    assert unpack(GOLDEN) == (HEADER, b"payload")
+    assert pack(HEADER, [FRAME]) == GOLDEN
+    assert unpack(GOLDEN) == (HEADER, [FRAME])
+    assert pack(SEQUENCE_HEADER, SEQUENCE) == GOLDEN_SEQUENCE
+    assert unpack(GOLDEN_SEQUENCE) == (SEQUENCE_HEADER, SEQUENCE)
 
 
 def test_overhead_is_at_most_24_bytes():
-    assert len(pack(HEADER, b"")) == 22
-    assert len(pack(Header(2**21 - 1, 2**21 - 1, b"abcd", 4096, 0xFFFF), b"")) <= 24
+    assert len(pack(HEADER, [Frame(0xBEEF, b"")])) == 22
+    assert len(pack(Header(2**21 - 1, 2**21 - 1, b"abcd", 4096), [Frame(0xFFFF, b"")])) <= 24
 
 
 def test_profile_round_trip():
-    header = Header(1, 1, b"abcd", 0, 0, profile=b"profile" * 1000)
-    data = pack(header, b"x")
-    assert unpack(data) == (header, b"x")
-    assert len(data) < 100
+    for predicted_by in (None, b"efgh"):
+        header = Header(1, 1, b"abcd", 0, b"profile" * 1000, predicted_by)
+        data = pack(header, [Frame(0, b"x")])
+        assert unpack(data) == (header, [Frame(0, b"x")])
+        assert len(data) < 100
 
 
-@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, 2, b"icc"), b"payload")])
+@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), GOLDEN_SEQUENCE])
 def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data):
     for length in range(len(data)):
         with pytest.raises(LicError):
@@ -61,6 +74,13 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (sealed(b"\x8aLIC\x01\x00\x01\xff\xff\xff\xff\xff\x01abcd\x00\x00\x00"), Corrupt, "endless height"),
         (sealed(b"\x8aLIC\x01\x00\x01\x01abcd\x81\x20\x00\x00"), Corrupt, "quality"),
         (sealed(b"\x8aLIC\x01\x00\x01\x01abcd\x00\x00"), Corrupt, "truncated in its checksum"),
+        (sealed(SEQUENCE_START), Corrupt, "number of frames"),
+        (sealed(SEQUENCE_START + b"\x00"), Corrupt, "without a first frame"),
+        (sealed(SEQUENCE_START + b"\x01\x01ss"), Corrupt, "without a first frame"),
+        (sealed(SEQUENCE_START + b"\xff\xff\xff\xff\x0f\x02ss1"), Corrupt, "truncated in its frames"),
+        (sealed(SEQUENCE_START + b"\x01\x04ss1"), Corrupt, "truncated in its frames"),
+        (sealed(SEQUENCE_START + b"\x02\x02ss1\x01s"), Corrupt, "truncated in its checksum"),
+        (sealed(SEQUENCE_START + b"\x01\x02ss12"), Corrupt, "left over"),
         (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its profile"),
         (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "ICC profile"),
         (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x08" + zlib.compress(b"")), Corrupt, "ICC profile"),
@@ -77,7 +97,7 @@ def test_profile_bomb_is_refused():
     with pytest.raises(Corrupt, match="ICC profile"):
         unpack(sealed(body))
     with pytest.raises(LicError, match="over the limit"):
-        pack(Header(1, 1, b"abcd", 0, 0, profile=bytes(container.MAX_PROFILE + 1)), b"")
+        pack(Header(1, 1, b"abcd", 0, bytes(container.MAX_PROFILE + 1)), [FRAME])
 
 
 def test_size_limit():

@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 
 from lic import coders, exact
 from lic.entropy import ENTROPY_MODELS, base, gaussian, orders
+from lic.errors import LicError
 from lic.exact import to_fixed
 
 LEVEL = torch.tensor([1500])
@@ -17,14 +19,20 @@ def draw(model, h, w, seed=0):
     return torch.round(torch.randn(1, model.latents, h, w, generator=generator) * spread).long()
 
 
+def before(model, y_hat):
+    """Latents of a previous frame: half of y_hat's, and others."""
+    return torch.where(draw(model, *y_hat.shape[2:], seed=9) > 0, y_hat, draw(model, *y_hat.shape[2:], seed=10))
+
+
 def side_of(model, y_hat):
-    z_hat = torch.round(model.hyper.analysis(y_hat.float(), LEVEL)).long()
-    return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL)
+    previous = before(model, y_hat)
+    z_hat = torch.round(model.analysis(y_hat.float(), LEVEL, previous.float())).long()
+    return model.side(to_fixed(z_hat), LEVEL, to_fixed(previous))
 
 
 def predict(model, side, y_hat, at):
     """Mean and t of the cells `at`, stacked, by a model that has heard of all of y_hat."""
-    side = base.Side(side.features, side.level)
+    side = base.Side(side.features, side.level, side.previous)
     model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:]))
     return torch.stack(model.predict(side, to_fixed(y_hat), at))
 
@@ -55,6 +63,22 @@ def test_causality_by_perturbation(model):
 
 
 @torch.inference_mode()
+def test_the_previous_frame_matters_if_and_only_if_a_model_looks_back(model):
+    y_hat = draw(model, 8, 12)
+    previous, at = before(model, y_hat), torch.arange(model.groups * 8 * 12)
+    z_hat = torch.round(model.analysis(y_hat.float(), LEVEL, previous.float())).long()
+
+    def predicted(previous):
+        return predict(model, model.side(to_fixed(z_hat), LEVEL, to_fixed(previous)), y_hat, at)
+
+    reference = predicted(previous)
+    for position in (0, 50, 95):
+        changed = previous.clone()
+        changed.flatten(2)[:, :, position] += 5
+        assert bool((predicted(changed) != reference).any()) == model.looks_back
+
+
+@torch.inference_mode()
 def test_predicting_some_cells_equals_predicting_all(model):
     y_hat = draw(model, 8, 12)
     side = side_of(model, y_hat)
@@ -67,12 +91,13 @@ def test_predicting_some_cells_equals_predicting_all(model):
 def test_write_read_and_estimate_agree(model):
     for h, w, seed in ((4, 4, 0), (8, 12, 1), (12, 4, 2), (4, 20, 3)):
         y_hat = draw(model, h, w, seed)
+        previous = before(model, y_hat)
         writer, estimator = coders.Writer(), coders.Estimator()
-        written = base.write(model, y_hat, LEVEL, writer)
-        base.write(model, y_hat, LEVEL, estimator)
+        written = base.write(model, y_hat, LEVEL, writer, previous)
+        base.write(model, y_hat, LEVEL, estimator, previous)
         data = writer.bytes()
         reader = coders.Reader(data)
-        read = base.read(model, h, w, LEVEL, reader)
+        read = base.read(model, h, w, LEVEL, reader, previous)
         reader.finish()
         for a, b in zip(written.table, read.table, strict=True):
             assert torch.equal(a, b)
@@ -83,9 +108,10 @@ def test_write_read_and_estimate_agree(model):
 def test_small_chunks_write_and_read_the_same_latents(model, monkeypatch):
     monkeypatch.setattr(base, "CHUNK", 5)
     y_hat = draw(model, 8, 12)
-    writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    for previous in (before(model, y_hat), None):
+        writer = coders.Writer()
+        base.write(model, y_hat, LEVEL, writer, previous)
+        assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), previous).y_hat, y_hat)
 
 
 def test_training_face_predicts_what_the_coder_uses(entropy_name):
@@ -96,11 +122,11 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
     y = draw(model, 8, 12).float()
     model.start(3 * [y])
     with torch.no_grad():
-        rate = base.rate(model, y, LEVEL, noisy=False)
+        rate = base.rate(model, y, LEVEL, noisy=False, previous=before(model, y.long()).float())
     frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
     exact.prove(frozen)
     estimator = coders.Estimator()
-    base.write(frozen, y.long(), LEVEL, estimator)
+    base.write(frozen, y.long(), LEVEL, estimator, before(model, y.long()))
     assert abs(float(rate.bits + rate.z_bits) / estimator.bits - 1) < 0.003
 
 
@@ -112,7 +138,7 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
         with torch.no_grad():
             model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()
-    rate = base.rate(model, y, LEVEL, noisy=True)
+    rate = base.rate(model, y, LEVEL, noisy=True, previous=y.detach().roll(1, 3))  # one position to the right
     (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((y.grad != 0).any())
     for name, parameter in model.named_parameters():
@@ -162,6 +188,20 @@ def test_mixtures_through_the_whole_contract():
     assert abs(8 * len(data) - estimator.bits) <= 0.001 * estimator.bits + 64
     y_dec = gaussian.centroid(read.y_hat.float(), *gaussian.from_index(*read.table))
     assert float((y_dec - rate.y_dec).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("config", [{"spm": "none"}, {"spm": "wavefront"}, {"tpm": False}, {"tpm": False, "spm": "none"}])
+def test_spatiotemporal_without_its_parts(config):
+    torch.manual_seed(0)
+    architecture, config_class = ENTROPY_MODELS["spatiotemporal"]
+    model = exact.freeze(architecture(config_class(latents=24, anchors=3, **config)).requires_grad_(False).eval())
+    exact.prove(model)
+    y_hat = draw(model, 8, 12)
+    writer = coders.Writer()
+    base.write(model, y_hat, LEVEL, writer, before(model, y_hat))
+    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), before(model, y_hat)).y_hat, y_hat)
+    with pytest.raises(LicError, match="unknown order 'spiral'"):
+        architecture(config_class(spm="spiral"))
 
 
 def test_rows_round_trip():

@@ -92,6 +92,9 @@ def test_animation_is_refused():
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(Unsupported, match="2 frames"):
         image.to_samples(image.open_bytes(data))
+    assert [image.to_samples(frame)[0][0, 0].tolist() for frame in image.frames(image.open_bytes(data))] == [[255, 0, 0], [0, 0, 255]]
+    with pytest.raises(LicError, match="cannot read frame 2"):
+        list(image.frames(image.open_bytes(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:])[:-30])))
 
 
 def test_exif_orientation_is_applied():

@@ -13,7 +13,7 @@ from test_cli import lic
 from lic.codec import Codec
 from lic.entropy.hyperprior import Hyperprior, HyperpriorConfig
 from lic.errors import BadWeights, LicError
-from lic.train import data, export, linear_start, loop, loss
+from lic.train import data, export, linear_start, loop, loss, pairs
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -108,6 +108,32 @@ def test_crops_are_pieces_of_the_pictures(folder):
     assert bool((crops[0].flatten(1).T[:, None] == grey).all(-1).any(1).all())
     tall = pictures.crops(2, 150, generator)  # beyond the height: the last row repeats
     assert tall.shape == (2, 3, 150, 150)
+
+
+def test_pairs_are_neighbouring_frames(folder):
+    pictures, held_out = data.load(folder, torch.device("cpu"))
+    x = pairs.Pairs(pictures).crops(60, 64, torch.Generator().manual_seed(0))
+    assert x.shape == (60, 6, 64, 64)
+    assert 0 <= float(x.min()) <= float(x.max()) <= 1
+    assert torch.equal(x, pairs.Pairs(pictures).crops(60, 64, torch.Generator().manual_seed(0)))
+    assert not torch.equal(x, pairs.Pairs(pictures).crops(60, 64, torch.Generator().manual_seed(1)))
+    first, second = x.chunk(2, 1)
+    change, contrast = (first - second).abs().mean((1, 2, 3)), first.std((1, 2, 3))
+    assert int((change == 0).sum()) >= 2  # some stand still
+    assert int((change > 0.5 * contrast).sum()) >= 5  # some are strangers
+    assert float((change / contrast).median()) < 0.5  # most are not
+    assert pairs.Pairs(held_out).centres(64).shape == (len(held_out.start), 6, 64, 64)
+
+
+def test_motion_is_what_it_says():
+    x = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    still, right, down = [0.0, 0, 0, 0], [0.0, 0, 5, 0], [0.0, 0, 0, -7]
+    moved = pairs._move(x, torch.tensor([still, right, down]), 32)
+    for k, (row, col) in enumerate([(32, 32), (32, 37), (25, 32)]):
+        assert torch.allclose(moved[k], x[k, :, row : row + 32, col : col + 32], atol=1e-4)
+    ramp = torch.arange(96.0).expand(1, 3, 96, 96)
+    zoomed = pairs._move(ramp, torch.tensor([[0.25, 0, 0, 0]]), 32)
+    assert torch.allclose(zoomed[0, 0, 0].diff(), torch.full((31,), 1.25), atol=0.1)
 
 
 def test_levels_cover_the_range_and_lambda_is_geometric():

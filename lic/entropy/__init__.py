@@ -7,6 +7,7 @@ from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
 from .non_local import NonLocal, NonLocalConfig
 from .sections import CrossChannelConfig, ParallelConfig, Sections
+from .spatiotemporal import Spatiotemporal, SpatiotemporalConfig
 
 ENTROPY_MODELS = {
     "factorized": (Factorized, FactorizedConfig),
@@ -18,4 +19,5 @@ ENTROPY_MODELS = {
     "nonlocal": (NonLocal, NonLocalConfig),
     "entroformer": (Entroformer, EntroformerConfig),
     "entroformer-parallel": (Entroformer, EntroformerParallelConfig),
+    "spatiotemporal": (Spatiotemporal, SpatiotemporalConfig),
 }

@@ -2,7 +2,8 @@
 
 An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known quality level. It is
 
-    hyper      side information: z_hat from y_hat (encoder), features from z_hat (both sides); may be nothing
+    analysis   z from y_hat, in the encoder; a model of sequences sees the latents of the frame before, too
+    side       side information from z_hat, and from the frame before, on both sides; may be nothing
     order      a step number for every *cell*: one group of M/groups channels at one position
     predict    the distributions of some cells from the side information and the cells of *smaller* step: a
                Gaussian for every latent, or a mixture of K of them
@@ -36,6 +37,7 @@ class Side:
 
     features: Tensor  # (B, S, h, w), or whatever else `hyper` makes of z_hat
     level: Tensor  # (B,) int64
+    previous: Tensor | None = None  # (B, M, h, w): what the frame before says of y_hat, if a model looks there
     memory: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -114,8 +116,17 @@ class EntropyModel(nn.Module):
     """Base of all entropy models; see the module's docstring. M latent channels in `groups` groups."""
 
     groups = 1
+    looks_back = False  # True if it predicts from the previous frame's latents too
     latents: int
     hyper: SideInformation
+
+    def analysis(self, y_hat: Tensor, level: Tensor, previous: Tensor) -> Tensor:
+        """z (B, N, h_z, w_z), real, of y_hat and the frame before, (B, M, h, w) each; that is zero where there is none."""
+        return self.hyper.analysis(y_hat, level)
+
+    def side(self, z_hat: Tensor, level: Tensor, previous: Tensor) -> Side:
+        """What follows from z_hat and the frame before, (B, M, h, w) in the face of z_hat."""
+        return Side(self.hyper.synthesis(z_hat), level)
 
     def order(self, h: int, w: int) -> Tensor:
         """Step number of every cell: (groups, h, w) int64."""
@@ -186,18 +197,18 @@ class Rate(NamedTuple):
     y_dec: Tensor  # (B, M, h, w): the latent as the synthesis sees it; if noisy, gradient straight through to y
 
 
-def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
-    """Differentiable bits of y: (B, M, h, w) real, unrounded.
+def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: Tensor | None = None) -> Rate:
+    """Differentiable bits of y: (B, M, h, w) real, unrounded. previous: y_hat of the frame before, if there is one.
 
     noisy=True measures y + U(-1/2, 1/2), which has a gradient for the analysis; noisy=False measures
     the integers themselves, for training an entropy model on frozen latents.
     """
     h, w = y.shape[2:]
     y_hat = round_through(y)
-    z = model.hyper.analysis(y_hat, level)
-    features = model.hyper.synthesis(round_through(z))
+    previous = torch.zeros_like(y) if previous is None else previous
+    z = model.analysis(y_hat, level, previous)
+    side = model.side(round_through(z), level, previous)
     at = torch.arange(model.groups * h * w, device=y.device)
-    side = Side(features, level)
     model.remember(side, y_hat, all_but_last_step(model, h, w).to(y.device))
     parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
     z_bits = model.hyper.bits(z, level)
@@ -242,10 +253,14 @@ def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
 
 
 @torch.no_grad()
-def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """z_hat (1, N, h_z, w_z) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64."""
-    z_hat = torch.round(model.hyper.analysis(y_hat.float(), level)).clamp(-Z_LIMIT, Z_LIMIT).long()
-    return z_hat, tables_of(model, Side(model.hyper.synthesis(to_fixed(z_hat)), level), y_hat)
+def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """z_hat (1, N, h_z, w_z) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64.
+
+    previous: like y_hat, the latents of the frame before, if there is one.
+    """
+    previous = torch.zeros_like(y_hat) if previous is None else previous
+    z_hat = torch.round(model.analysis(y_hat.float(), level, previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
+    return z_hat, tables_of(model, model.side(to_fixed(z_hat), level, to_fixed(previous)), y_hat)
 
 
 def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, ...]:
@@ -262,9 +277,9 @@ def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, .
 
 
 @torch.no_grad()
-def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
-    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py)."""
-    z_hat, table = predict_all(model, y_hat, level)
+def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer, previous: Tensor | None = None) -> Decoded:
+    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous: see predict_all."""
+    z_hat, table = predict_all(model, y_hat, level, previous)
     model.hyper.code(level, z_hat.shape, writer, z_hat)
     return write_latents(model, table, y_hat, writer)
 
@@ -278,10 +293,11 @@ def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor,
 
 
 @torch.no_grad()
-def read(model: EntropyModel, h: int, w: int, level: Tensor, reader) -> Decoded:
+def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: Tensor | None = None) -> Decoded:
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
     z_hat = model.hyper.code(level, (1, *model.hyper.size(h, w)), reader, None).to(level.device)
-    return read_latents(model, Side(model.hyper.synthesis(to_fixed(z_hat)), level), h, w, reader)
+    previous = torch.zeros(1, model.latents, h, w, dtype=torch.int64, device=level.device) if previous is None else previous
+    return read_latents(model, model.side(to_fixed(z_hat), level, to_fixed(previous)), h, w, reader)
 
 
 def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Decoded:

@@ -23,7 +23,7 @@ _LOG_STEP = math.log(SIGMA_HIGH / SIGMA_LOW) / (SCALES - 1)
 T_HIGH = (SCALES - 1) / PER_UNIT
 
 
-class _Bounded(torch.autograd.Function):
+class Bounded(torch.autograd.Function):
     """clamp(x, low, high) that lets a gradient through wherever following it leads back inside."""
 
     @staticmethod
@@ -42,7 +42,7 @@ class _Bounded(torch.autograd.Function):
 
 def sigma(t: Tensor) -> Tensor:
     """Scale parameter -> standard deviation."""
-    return SIGMA_LOW * torch.exp(_Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * _LOG_STEP))
+    return SIGMA_LOW * torch.exp(Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * _LOG_STEP))
 
 
 def inverse_sigma(std: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _mass(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
 def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
     """-log2 P(y) element by element, for y real (integer + noise) or integer; float32, of y's shape."""
     p = _mass(y, mean, t) if logit is None else (softmax2(logit) * _mass(y[..., None], mean, t)).sum(-1)
-    return -torch.log2(_Bounded.apply(p, 1e-9, 2.0))
+    return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
 
 
 def _offset(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from ..errors import LicError
 
 
 def wavefront(h: int, w: int, reach: int) -> Tensor:
@@ -21,6 +25,20 @@ def checkerboard(h: int, w: int) -> Tensor:
 def diagonals(groups: int, h: int, w: int) -> Tensor:
     """Group + row + col: (groups, h, w) int64. All cells of a plane at once: groups + h + w - 2 steps."""
     return sum(torch.meshgrid(*(torch.arange(n) for n in (groups, h, w)), indexing="ij"))
+
+
+ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
+    "checkerboard": (checkerboard, 1),
+    "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
+    "none": (lambda h, w: torch.zeros(h, w, dtype=torch.int64), 0),
+}
+
+
+def by_name(name: str) -> tuple[Callable[[int, int], Tensor], int]:
+    """Entry of ORDERS; an unknown name, out of a config, is a LicError."""
+    if name not in ORDERS:
+        raise LicError(f"unknown order {name!r}; known: {', '.join(ORDERS)}")
+    return ORDERS[name]
 
 
 def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tuple[int, int]]:
@@ -43,7 +61,7 @@ def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tupl
 
 def neighbours(at: Tensor, taps: list[tuple[int, int]], h: int, w: int) -> tuple[Tensor, Tensor]:
     """Positions next to positions: (n,) -> (n, taps) int64, 0 where outside the image, and bool, whether inside."""
-    down, right = torch.tensor(taps, device=at.device).T
+    down, right = torch.tensor(taps, dtype=torch.int64, device=at.device).view(-1, 2).T
     row = torch.div(at, w, rounding_mode="floor")[:, None] + down
     col = (at % w)[:, None] + right
     inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)

@@ -26,10 +26,6 @@ from . import orders
 from .base import EntropyModel, Head, Hyper, Side
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
-INSIDE = {  # order inside a section: (h, w) -> steps, and how far a cell looks
-    "checkerboard": (orders.checkerboard, 1),
-    "wavefront": (lambda h, w: orders.wavefront(h, w, 2), 2),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class ParallelConfig:
     z_channels: int = 96  # N
     side: int = 192  # features of the side information
     sections: tuple[int, ...] = (1, 1, 2, 3, 3, 6)  # their shares of the channels; strong channels come first
-    inside: str = "checkerboard"  # key of INSIDE
+    inside: str = "checkerboard"  # key of ORDERS
     hidden: int = 160
     anchors: int = 9
 
@@ -79,9 +75,7 @@ class Sections(EntropyModel):
         self.config, self.latents, self.groups = config, config.latents, sum(config.sections)
         if min(config.sections) < 1 or config.latents % self.groups:
             raise LicError(f"{config.latents} latent channels cannot be split in sections of shares {tuple(config.sections)}")
-        if config.inside not in INSIDE:
-            raise LicError(f"unknown order {config.inside!r}; known: {', '.join(INSIDE)}")
-        self.inside, reach = INSIDE[config.inside]
+        self.inside, reach = orders.by_name(config.inside)
         self.taps = orders.known_taps(self.inside(8, 8), reach)
         self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
         self.head = Head(config.side, config.latents, config.anchors)

@@ -17,8 +17,8 @@ def account(codec: Codec, data: bytes) -> dict:
     file, header, payload: as on disk. hyper, latents: what the coder's tables promise; channels: latents by eighths of the
     channels, strongest first; steps: latents by step of the entropy model's order.
     """
-    _, payload = container.unpack(data)
-    header, models, coded = codec.read(data)
+    header, (frame,) = container.unpack(data)
+    ((models, coded),) = codec.read(header, [frame])
     h, w = coded.y_hat.shape[2:]
     estimator = coders.Estimator()
     level = torch.tensor([header.level], device=codec.device)
@@ -28,7 +28,7 @@ def account(codec: Codec, data: bytes) -> dict:
     steps = np.bincount(models.entropy.order(h, w).flatten().numpy(), by_cell)
     latents = float(per_latent.sum())
     return {
-        "file": 8 * len(data), "header": 8 * (len(data) - len(payload)), "payload": 8 * len(payload),
+        "file": 8 * len(data), "header": 8 * (len(data) - len(frame.payload)), "payload": 8 * len(frame.payload),
         "hyper": estimator.bits - latents, "latents": latents,
         "channels": [float(part.sum()) for part in np.array_split(per_latent, CHANNEL_GROUPS)], "steps": steps.tolist(),
     }  # fmt: skip

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..container import LEVELS
+from ..entropy import gaussian
 from ..transforms import PatchTransforms, lambda_of
 
 
@@ -70,3 +71,25 @@ def start_entropy(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     """Let an entropy model start from the latents of the crops x (B, 3, H, W) at every anchor."""
     levels = torch.linspace(0, LEVELS, entropy.config.anchors, device=x.device).round().long()
     entropy.start([torch.cat([transforms.analysis(part, level.expand(len(part))) for part in x.split(16)]) for level in levels])
+
+
+@torch.no_grad()
+def initialise_motion(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+    """Start a temporal model's maps from latents to its linear picture and back: least squares against the pixels of x."""
+    pixels = _as_rows(F.pixel_unshuffle(x - 0.5, 16)).double()
+    latents = []
+    for level in torch.linspace(0, LEVELS, 5, device=x.device):
+        y = _as_rows(transforms.analysis(x, level.round().long().expand(len(x)))).double()
+        latents.append(y / y.square().mean().sqrt())
+    y, p = torch.cat(latents), (pixels / pixels.square().mean().sqrt()).repeat(len(latents), 1)
+
+    def fit(a, b):  # the smallest W with b = W a, nearly
+        ridge = 1e-4 * a.square().sum(0).mean() * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+        return torch.linalg.solve(a.T @ a + ridge, a.T @ b).T.float()
+
+    entropy.picture.weight.copy_(fit(y, p))
+    entropy.change.weight.copy_(fit(p, y))
+    N = entropy.hyper.up1.weight.shape[1]
+    entropy.hyper.up1.weight[:, N - 2 :] = 0  # what an adopted hyperprior knows of these channels is not motion
+    values = entropy.hyper.prior.values.view(-1, 2, N)
+    values[:, 0, N - 2 :], values[:, 1, N - 2 :] = 0.0, float(gaussian.inverse_sigma(torch.tensor(8.0)))

@@ -31,14 +31,15 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
 
 
 def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
-    """Rate-distortion on frozen latents, weighted likewise; only `entropy` gets a gradient.
+    """Rate-distortion on frozen latents, weighted likewise; only `entropy` gets a gradient. x: pictures, or pairs of frames.
 
     The symbols are given, so the distortion is what the centroids leave of it. Where step sizes are optimal,
     an error of e steps is worth STEP_WORTH e^2 bits (see linear_start), which spares us the synthesis.
     """
+    x, previous = _split(transforms, x, level)
     with torch.no_grad():
         y = transforms.analysis(x, level).float()
-    coded = _rate(entropy, y, level, noisy=False)
+    coded = _rate(entropy, y, level, noisy=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
     error = (coded.y_dec - y).square().sum((1, 2, 3)) / pixels
@@ -46,10 +47,17 @@ def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: 
     return loss.mean(), {"bpp": bpp.detach().mean(), "error": error.detach().mean()}
 
 
-def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
+@torch.no_grad()
+def _split(transforms, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The frames to code, (B, 3, H, W), and y_hat of the frames before them if x is pairs, (B, 6, H, W)."""
+    *before, x = x.split(3, 1)
+    return x, torch.round(transforms.analysis(before[0], level).float()) if before else None
+
+
+def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: Tensor | None = None) -> Rate:
     """rate() in float32 whatever the transforms run in: bfloat16 cannot tell a latent of 100 from one of 100.4."""
     with torch.autocast(y.device.type, enabled=False):
-        return rate(entropy, y.float(), level, noisy)
+        return rate(entropy, y.float(), level, noisy, previous)
 
 
 def psnr(mse: Tensor) -> Tensor:
@@ -59,13 +67,17 @@ def psnr(mse: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
-    """Bits per pixel (integers, estimated) and PSNR (8-bit output) at five qualities, and their mean loss."""
+    """Bits per pixel (integers, estimated) and PSNR (8-bit output) at five qualities, and their mean loss.
+
+    pictures: (n, 3, H, W), or pairs of frames (n, 6, H, W), of which the second is coded.
+    """
     rows, total = [], 0.0
     for value in VALIDATION_LEVELS:
         bpp, dB, loss = [], [], []
         for x in pictures.split(8):
             level = torch.full((len(x),), value, device=x.device)
-            coded = rate(entropy, transforms.analysis(x, level), level, noisy=False)
+            x, previous = _split(transforms, x, level)
+            coded = rate(entropy, transforms.analysis(x, level), level, noisy=False, previous=previous)
             x_hat = transforms.synthesis(coded.y_dec, level).float().clamp(0, 1)
             mse = ((x_hat * 255).round() - x * 255).square().mean((1, 2, 3))
             bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))

@@ -11,6 +11,7 @@ from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import data, linear_start, loss
 from .loop import fit
+from .pairs import Pairs
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
 START_CROPS = 128  # of the same size, what an entropy model starts from
@@ -85,11 +86,15 @@ def train_entropy(
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(device)
     pictures, held_out = data.load(folder, device)
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    validation = held_out.centres(VALIDATION_SIZE)
     if not checkpoint.exists():
         linear_start.start_entropy(transforms, entropy, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
-        if start:
-            _adopt(entropy, {key.removeprefix("entropy."): value for key, value in _averages(start).items()})
+        there = {key.removeprefix("entropy."): value for key, value in _averages(start).items()} if start else {}
+        _adopt(entropy, there)
+        if "picture.weight" in entropy.state_dict().keys() - there.keys():  # motion, of which a model of pictures knows nothing
+            linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
+    if entropy.looks_back:
+        pictures, held_out = Pairs(pictures), Pairs(held_out)
+    validation = held_out.centres(VALIDATION_SIZE)
 
     def batch_loss(model, x, generator):
         return loss.latent_rate_distortion(transforms, model, x, loss.draw_levels(len(x), generator).to(device))

@@ -1,0 +1,193 @@
+"""Sequences of frames: through whole files with tiny weights, through the command line, and damaged."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+from test_cli import TINY_OPTIONS, lic, pixels
+
+from lic import container
+from lic.codec import Codec
+from lic.errors import BadWeights, Corrupt, LicError, MissingWeights, TooLarge, Unsupported
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return Codec("tiny", "local", "cpu", TINY)
+
+
+@pytest.fixture(scope="module")
+def film(sample) -> list[Image.Image]:
+    """Two frames that drift, a cut, and two that stand still but for noise."""
+    noise = np.random.default_rng(0).integers(-2, 3, (100, 130, 3))
+    still = np.asarray(sample.crop((200, 20, 330, 120)), dtype=int)
+    noisy = [Image.fromarray((still + k * noise).clip(0, 255).astype(np.uint8)) for k in range(2)]
+    return [sample.crop((50 + 3 * k, 100, 180 + 3 * k, 200)) for k in range(2)] + noisy
+
+
+@pytest.fixture(scope="module")
+def data(codec, film) -> bytes:
+    return codec.encode_sequence(film, 60)
+
+
+def kinds(data: bytes) -> str:
+    return "".join("IP"[frame.predicted] for frame in container.unpack(data)[1])
+
+
+def test_frames_come_back_in_order_and_one_by_one(codec, film, data):
+    decoded = list(codec.decode_sequence(data))
+    assert len(decoded) == len(film)
+    for k, (before, after) in enumerate(zip(film, decoded, strict=True)):
+        assert after.size == before.size
+        errors = [np.abs(np.asarray(after, dtype=int) - np.asarray(other, dtype=int)).mean() for other in film]
+        assert errors[k] == min(errors) or k == 3  # the noise is less than the error
+        assert np.array_equal(np.asarray(codec.decode(data, k + 1)), np.asarray(after))
+
+
+def test_a_cut_is_intra_and_the_others_are_predicted(data):
+    assert kinds(data) == "IPIP"
+
+
+def test_gop_bounds_what_follows_an_intra_frame(codec, film):
+    assert kinds(codec.encode_sequence(film[2:3] * 5, 60, gop=2)) == "IPIPI"
+    assert kinds(codec.encode_sequence(film[2:3] * 3, 60, gop=1)) == "III"
+    assert kinds(codec.encode_sequence([*film[:2], *film[2:3] * 4], 60, gop=3)) == "IPIPPI"  # counted from the cut
+
+
+def test_what_stands_still_costs_little(codec, film):
+    _, (first, *others) = container.unpack(codec.encode_sequence(film[2:3] * 3, 60))
+    assert all(len(frame.payload) < 0.3 * len(first.payload) for frame in others)
+
+
+def test_a_frame_is_coded_like_a_picture(codec, film, data):
+    """The integers of an intra frame are those of a still file; a picture decodes as a sequence of one."""
+    still = codec.encode(film[0], 60)
+    _, (picture,) = container.unpack(still)
+    assert picture == container.unpack(data)[1][0]
+    (only,) = codec.decode_sequence(still)
+    assert np.array_equal(np.asarray(only), np.asarray(codec.decode(still)))
+    assert np.array_equal(np.asarray(only), np.asarray(codec.decode(data, 1)))
+
+
+def test_frames_are_taken_and_given_one_at_a_time(codec, film):
+    alive = []
+
+    def watched():
+        for picture in film[:2]:
+            alive.append(picture)
+            yield picture
+
+    frames = codec.decode_sequence(codec.encode_sequence(watched(), 20))
+    assert len(alive) == 2
+    assert next(frames).size == film[0].size
+
+
+def test_every_truncation_and_every_flipped_byte_is_a_lic_error(codec, film):
+    data = codec.encode_sequence([picture.crop((0, 0, 64, 64)) for picture in film[:2]], 30)
+
+    def decode(data):
+        return list(codec.decode_sequence(data))
+
+    for length in range(len(data)):
+        with pytest.raises(LicError):
+            decode(data[:length])
+    for at in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            with pytest.raises(LicError):
+                decode(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
+
+
+def test_damage_behind_a_mended_crc_is_still_noticed(codec, data):
+    header, frames = container.unpack(data)
+    rng = np.random.default_rng(0)
+
+    def with_second(**changes):
+        return container.pack(header, [frames[0], dataclasses.replace(frames[1], **changes), *frames[2:]])
+
+    for _ in range(20):
+        damaged = bytearray(frames[1].payload)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        with pytest.raises(Corrupt):
+            codec.decode(with_second(payload=bytes(damaged)), 2)
+    with pytest.raises(Corrupt):
+        codec.decode(with_second(predicted=False), 2)
+    with pytest.raises(Corrupt):
+        codec.decode(with_second(symbols=frames[1].symbols ^ 1), 2)
+    with pytest.raises(Corrupt):  # the frame before is another
+        codec.decode(container.pack(header, [frames[0], frames[1], frames[3]]), 3)
+    codec.decode(with_second(payload=b""), 3)  # an intra frame does not care
+    with pytest.raises(MissingWeights, match="00000000"):
+        codec.decode(container.pack(dataclasses.replace(header, predicted_by=bytes(4)), frames), 1)
+    with pytest.raises(TooLarge):
+        codec.decode(container.pack(dataclasses.replace(header, width=2**31, height=2**31), frames), 1)
+
+
+def test_bad_arguments(codec, film, data):
+    with pytest.raises(LicError, match="frame 2: 10x10 pixels, but the first frame has 130x100"):
+        codec.encode_sequence([film[0], film[0].resize((10, 10))])
+    with pytest.raises(LicError, match="at least one frame"):
+        codec.encode_sequence([])
+    with pytest.raises(LicError, match="gop"):
+        codec.encode_sequence(film, gop=0)
+    profiled = film[0].copy()
+    profiled.info["icc_profile"] = b"another"
+    with pytest.raises(LicError, match="frame 2: another ICC profile"):
+        codec.encode_sequence([film[0], profiled])
+    with pytest.raises(Unsupported, match="frame 2: CMYK"):
+        codec.encode_sequence([film[0], Image.new("CMYK", film[0].size)])
+    with pytest.raises(LicError, match="sequence of 4 frames"):
+        codec.decode(data)
+    for number in (0, 5):
+        with pytest.raises(LicError, match=f"no frame {number}"):
+            codec.decode(data, number)
+    with pytest.raises(MissingWeights, match="tiny-nonsense"):
+        Codec("tiny", "local", "cpu", TINY, temporal="nonsense").encode_sequence(film)
+
+
+def test_models_of_different_transforms_are_refused(codec, film):
+    mixed = Codec("tiny", "local", "cpu", TINY)
+    mixed.temporal_name = "lite-hyperprior"
+    with pytest.raises(BadWeights, match="different transforms"):
+        mixed.encode_sequence(film)
+
+
+def test_the_command_line_in_processes_of_its_own(codec, film, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for k, picture in enumerate(film):
+        picture.save(f"in{k}.png")
+    done = lic("encode", *TINY_OPTIONS, "--entropy", "local", "-q", "60", *(f"in{k}.png" for k in range(4)), "film.lic")
+    assert b"130x100, 4 frames" in done.stderr
+    assert kinds((tmp_path / "film.lic").read_bytes()) == "IPIP"
+    facts = json.loads(lic("info", "--json", "film.lic").stdout)
+    assert facts["frames"] == 4
+    assert facts["gop_structure"] == "IPIP"
+    assert facts["bits_per_pixel"] == round(8 * facts["bytes"] / (130 * 100 * 4), 4)
+    lic("verify", "--weights", TINY, "film.lic")
+    lic("decode", "--weights", TINY, "film.lic", "frames", LIC_THREADS="1")
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"000{k}.png" for k in range(1, 5)]
+    lic("decode", "--weights", TINY, "--frame", 4, "film.lic", "one.ppm")
+    assert np.array_equal(pixels(tmp_path / "one.ppm"), pixels(tmp_path / "frames" / "0004.png"))
+    assert "no frame 5" in lic("decode", "--weights", TINY, "--frame", 5, "film.lic", "one.png", code=1).stderr.decode()
+    for target in ("one.png", "-", "film.gif"):
+        assert "sequence of 4 frames" in lic("decode", "--weights", TINY, "film.lic", target, code=2).stderr.decode()
+    assert "call it something.lic" in lic("encode", *TINY_OPTIONS, "in0.png", "in1.png", "in2.png", code=2).stderr.decode()
+    film[0].resize((9, 9)).save("small.png")
+    assert "frame 2: 9x9" in lic("encode", *TINY_OPTIONS, "in0.png", "small.png", "x.lic", code=1).stderr.decode()
+    assert "gone.png: No such file" in lic("encode", *TINY_OPTIONS, "in0.png", "gone.png", "x.lic", code=1).stderr.decode()
+    (tmp_path / "damaged.lic").write_bytes((tmp_path / "film.lic").read_bytes()[:-9])
+    assert "damaged.lic: damaged" in lic("decode", "damaged.lic", "frames2", code=1).stderr.decode()
+    assert not (tmp_path / "x.lic").exists()
+    assert not (tmp_path / "frames2").exists()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_an_animation_is_a_sequence(film, tmp_path, suffix):
+    source = tmp_path / f"film{suffix}"
+    film[0].save(source, save_all=True, append_images=film[1:3], duration=40, lossless=True)
+    lic("encode", *TINY_OPTIONS, "--gop", "2", "-e", "0", source, tmp_path / "film.lic")
+    _, frames = container.unpack((tmp_path / "film.lic").read_bytes())
+    assert len(frames) == 3
+    assert "an animation, not a picture" in lic("encode", *TINY_OPTIONS, source, source, tmp_path / "x.lic", code=1).stderr.decode()
