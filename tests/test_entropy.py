@@ -5,7 +5,7 @@ import copy
 import torch
 
 from lic import coders, exact
-from lic.entropy import ENTROPY_MODELS, base, gaussian, orders
+from lic.entropy import ENTROPY_MODELS, base, gaussian, orders, tables
 from lic.exact import to_fixed
 
 LEVEL = torch.tensor([1500])
@@ -198,4 +198,4 @@ def test_gather_hides_what_the_order_has_not_reached():
 
 def test_constants_fit_the_exact_range():
     assert (base.Y_LIMIT + 1) << exact.FRACTION <= exact.LIMIT
-    assert len(coders.sigmas()) == gaussian.SCALES
+    assert len(tables.sigmas()) == gaussian.SCALES
