@@ -1,6 +1,7 @@
 """Entropy models: one file each, one line in the registry."""
 
 from .entroformer import Entroformer, EntroformerConfig, EntroformerParallelConfig
+from .global_reference import GlobalReference, GlobalReferenceConfig
 from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
 from .sections import CrossChannelConfig, ParallelConfig, Sections
@@ -10,6 +11,7 @@ ENTROPY_MODELS = {
     "local": (Local, LocalConfig),
     "parallel": (Sections, ParallelConfig),
     "cross-channel": (Sections, CrossChannelConfig),
+    "global-reference": (GlobalReference, GlobalReferenceConfig),
     "entroformer": (Entroformer, EntroformerConfig),
     "entroformer-parallel": (Entroformer, EntroformerParallelConfig),
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..container import LEVELS
 from ..entropy import gaussian
+from ..entropy.base import EntropyModel, Head
 from ..transforms import PatchTransforms, lambda_of
 
 
@@ -27,10 +28,10 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+def initialise(transforms: PatchTransforms, entropy: EntropyModel, x: Tensor) -> None:
     """Set both models to a linear transform codec fitted to the crops x (B, 3, H, W) in [0, 1].
 
-    `entropy` needs a Head called `head`: its scales become those of the components at every quality.
+    The scales of every Head of `entropy` become those of the components at every quality.
     """
     config = transforms.config
     C = min(config.width, 3 * 64)  # wider networks have further features: random ones, that nothing looks at yet
@@ -63,13 +64,20 @@ def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
     step = torch.sqrt(18 / (lambda_of(config, levels) * math.log(2))) / 255
     transforms.latent_gain.values.copy_(-torch.log(step)[:, None].expand(-1, config.latents))
     transforms.latent_ungain.values.copy_(torch.log(step)[:, None].expand(-1, config.latents))
-    entropy.head.level.values[:, config.latents :] = gaussian.inverse_sigma(deviation[None, :] / step[:, None] + 0.2)
+    for head in _heads(entropy):
+        head.level.values[:, config.latents :] = gaussian.inverse_sigma(deviation[None, :] / step[:, None] + 0.2)
 
 
 @torch.no_grad()
-def initialise_scales(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+def initialise_scales(transforms: PatchTransforms, entropy: EntropyModel, x: Tensor) -> None:
     """Start an entropy model's scales from the deviations of trained latents, measured at every anchor."""
-    values = entropy.head.level.values
-    for row, level in zip(values, torch.linspace(0, LEVELS, len(values), device=x.device), strict=True):
+    heads = _heads(entropy)
+    for anchor, level in enumerate(torch.linspace(0, LEVELS, len(heads[0].level.values), device=x.device)):
         y = transforms.analysis(x, level.round().long().expand(len(x)))
-        row[-y.shape[1] :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
+        for head in heads:
+            head.level.values[anchor, -y.shape[1] :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
+
+
+def _heads(entropy: EntropyModel) -> list[Head]:
+    """One, or of a mixture one for every Gaussian."""
+    return [module for module in entropy.modules() if isinstance(module, Head)]
