@@ -172,3 +172,23 @@ def test_average_equals_unbounded_integers():
     assert not got[1, 1].any()
     real = exact.average(exact.exp2_weights((scores / 1024).float(), legal), (values / 1024).float())
     assert float((torch.from_numpy(got) / 1024 - real).abs().max()) < 0.05
+
+
+def test_unit_rows_equal_unbounded_integers():
+    from math import isqrt
+
+    rows = ints((40, 200), 2047) * 2.0 ** torch.arange(-4, 36).div(2, rounding_mode="floor").clamp(0)[:, None]
+    rows[0], rows[1, 1:], rows[2, 1:] = 0, 0, 0
+    rows[1, 0], rows[2, 0] = 1, -1025
+    got = exact.unit(rows)
+    assert not got[0].any()
+    assert [got[1, 0], got[2, 0]] == [1024, -1024]
+    square = (rows * rows).sum(1).numpy()
+    for row, unit, n in zip(rows.tolist(), got.tolist(), square.tolist(), strict=True):
+        norm = isqrt(int(n) << 40) / 2**20 or 1.0
+        assert max(abs(1024 * v / norm - u) for v, u in zip(row, unit, strict=True)) < 0.5 + 1024 * 2.0**-exact.ROOT_BITS
+    products = got @ got.T  # cosines
+    real = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    assert float((products / 2**20 - real)[1:, 1:].abs().max()) < 200**0.5 / 1024
+    assert torch.equal(exact.unit(rows[:20].float()).double(), got[:20])
+    assert torch.equal(exact.unit(rows * 0.125), got)  # only the direction counts

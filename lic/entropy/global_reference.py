@@ -1,10 +1,8 @@
 """`global-reference`: a mixture that may look up the most similar known place (Qian et al. 2021, section 3).
 
-    y_hat ─ causal 5x5 ─► context ──┬─ layer ─ linear ──────────────────────────► Gaussian 1 ─┐
-    known cells: patch ─ the best ──┤                                                         │
-    match ─ linear ─► transferred ──┼─ layer ─ linear ──────────────────────────► Gaussian 2 ─┼─ mixture
-    z_hat ─ h_s ─► features ────────┴─ layer ─► hidden ─┬─ with features, linear ► Gaussian 3 ─┤
-                                                        └─ linear ─► logits (+ log S + log U) ┘
+    y_hat ─ causal 5x5 ────────────────► context ──────┬─ layer ─ linear ─► Gaussian 1 ──────────────────────────┐
+    the most similar place ─ linear ───► transferred ──┼─ layer ─ linear ─► Gaussian 2, logit + log2 S + log2 U ─┼─ mixture
+    z_hat ─ h_s ───────────────────────► features ─────┴─ layer ─ linear ─► Gaussian 3, and all logits ──────────┘
 
 A cell's patch is its known 3x3 neighbours; its reference, of the cells of smaller step in its window, is the one whose
 patch has the largest cosine S with its own, if that is positive. What is transferred is what the reference shows: its
@@ -14,10 +12,10 @@ mean probability of its symbols. So Gaussian 2 counts as far as the match is goo
 Gaussian 3 is `local`, so training can start from one. Order and steps are those of `local`.
 
 Differences from the paper. Training: the search is causal there too (the released code also looks ahead) and nothing is
-dropped from the features at random. Search: an illegal place is never a match (there it counts as cosine 0), by
-logarithms of the latents (`logarithms`), since the few strong channels would decide alone, and all of it in integers, in
-training too. Mixture: all logits come from the hidden layer of Gaussian 3, which sees everything; S and U are at
-least 2^-11, and so without a match.
+dropped from the features at random. Search: an illegal place is never a match (there it counts as cosine 0); sizes count
+by their logarithms (`logarithms`), or the few strong channels would decide alone; integers throughout, in training too.
+Mixture: all logits come from the hidden layer of Gaussian 3, which sees everything; S and U are at least 2^-11, which
+is what they are without a match.
 """
 
 from dataclasses import dataclass
@@ -28,13 +26,13 @@ from torch import Tensor, nn
 from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_size, to_fixed, unit
 from . import gaussian, orders, tables
 from .attention import windows
-from .base import Y_LIMIT, EntropyModel, Head, Hyper, Side
+from .base import CHUNK, EntropyModel, Head, Hyper, Side
 
 REACH = 2  # of the context, 5x5
 PATCH = 1  # of the patches, 3x3
 LEAST = 11  # S and U count in units of 2^-LEAST
 HARDLY = -8.0  # logit of Gaussians 1 and 2 at the start, against that of Gaussian 3: no effect, but a gradient
-PATCHES, OFFERS, TRUST = range(3)  # side.memory of known cells: (B, h w, …) patches, transferred, (…,) log2 U
+PATCHES, OFFERS, TRUST = range(3)  # side.memory of known cells: (B, h w, taps M) int16, (B, h w, transfer), (B, h w) log2 U
 
 
 @dataclass(frozen=True)
@@ -113,19 +111,25 @@ class GlobalReference(EntropyModel):
         """What the cells `at` have to offer to later ones, and how those find them: rows of side.memory."""
         if not self.config.reference:
             return
-        shown = orders.gather(y_hat, at, [(0, 0), *self.patch_taps])
-        news = {PATCHES: self._patches(y_hat, at), OFFERS: leaky(self.transfer(shown)), TRUST: self._confidence(side, y_hat, at)}
+        parts = [self._news(side, y_hat, piece) for piece in at.split(CHUNK)]
+        news = {kind: torch.cat([part[kind] for part in parts], 1) for kind in (PATCHES, OFFERS, TRUST)}
         if len(at) == y_hat[0, 0].numel():  # all at once, as in training: nothing to keep, and a gradient
             side.memory.update(news)
         else:
             for kind, memory in self._memory(side).items():
                 memory[:, at] = news[kind]
 
+    def _news(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        shown = orders.gather(y_hat, at, [(0, 0), *self.patch_taps])
+        trust = self._confidence(side, y_hat, at) if self.config.confidence else y_hat.new_zeros(len(y_hat), len(at))
+        return self._patches(y_hat, at).to(torch.int16), leaky(self.transfer(shown)), trust
+
     def _memory(self, side: Side) -> dict[int, Tensor]:
         if not side.memory:
             B, _, h, w = side.features.shape
-            sizes = {PATCHES: (len(self.patch_taps) * self.latents,), OFFERS: (self.config.transfer,), TRUST: ()}
-            side.memory.update({kind: side.features.new_zeros(B, h * w, *size) for kind, size in sizes.items()})
+            side.memory[PATCHES] = side.features.new_zeros(B, h * w, len(self.patch_taps) * self.latents, dtype=torch.int16)
+            side.memory[OFFERS] = side.features.new_zeros(B, h * w, self.config.transfer)
+            side.memory[TRUST] = side.features.new_zeros(B, h * w)
         return side.memory
 
     def _context(self, y_hat: Tensor, at: Tensor) -> Tensor:
@@ -135,13 +139,11 @@ class GlobalReference(EntropyModel):
         """The transferred features of every cell's reference, (B, n, transfer), and log2 S + log2 U, (B, n)."""
         memory = self._memory(side)
         reference, score = self._search(memory[PATCHES], y_hat, at)
-        found = (score > 0).to(y_hat.dtype)
+        found = score > 0
         transferred = memory[OFFERS].gather(1, reference[..., None].expand(-1, -1, self.config.transfer)) * found[..., None]
-        trust = _like(_log2(torch.floor(score * 2.0 ** (LEAST - 2 * UNIT_BITS))), y_hat)
-        if self.config.confidence:
-            nothing = -LEAST * 2.0**FRACTION if is_exact(y_hat) else -LEAST
-            trust = trust + torch.where(score > 0, memory[TRUST].gather(1, reference), nothing)
-        return transferred, trust
+        similarity = _like(_log2(torch.floor(score * 2.0 ** (LEAST - 2 * UNIT_BITS))), y_hat)
+        confidence = torch.where(found, memory[TRUST].gather(1, reference), _like(_log2(torch.zeros_like(score)), y_hat))
+        return transferred, add(similarity, confidence)
 
     @torch.no_grad()
     def _search(self, patches: Tensor, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,17 +155,15 @@ class GlobalReference(EntropyModel):
             own = steps[at[rows]]
             keys = keys[steps[keys] < own.max()]
             if len(keys):
-                score = query[:, rows] @ patches[:, keys].transpose(1, 2)  # (B, rows, keys)
+                score = query[:, rows] @ patches.index_select(1, keys).to(query.dtype).transpose(1, 2)  # (B, rows, keys)
                 best[:, :, rows] = _first_best(score.double(), steps[keys] < own[:, None], keys)
         return best[0].long(), best[1]
 
     @torch.no_grad()
     def _patches(self, y_hat: Tensor, at: Tensor) -> Tensor:
         """The neighbours of cells, of norm 1 in units of 2^-UNIT_BITS: (B, n, taps M), integers in either face."""
-        rows = _integers(orders.gather(y_hat, at, self.patch_taps)).clamp(-Y_LIMIT, Y_LIMIT)
-        if self.config.logarithms:
-            rows = torch.sign(rows) * log_size(to_fixed(rows))
-        return unit(rows).to(y_hat.dtype)
+        rows = orders.gather(y_hat, at, self.patch_taps)
+        return unit(torch.copysign(log_size(rows), rows) if self.config.logarithms else rows)
 
     @torch.no_grad()
     def _confidence(self, side: Side, y_hat: Tensor, at: Tensor) -> Tensor:
@@ -171,7 +171,8 @@ class GlobalReference(EntropyModel):
         mean, t = self.by_context(self._context(y_hat, at), side.level)
         if not is_exact(mean):
             mean, t = (torch.round(x.double() * 2.0**FRACTION) for x in (mean, t))
-        y = _integers(y_hat.flatten(2)[:, :, at].transpose(1, 2)).long()
+        y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
+        y = torch.round(y * 2.0**-FRACTION if is_exact(y) else y).long()
         total = tables.frequency(*gaussian.table_index(mean, t), y).sum(-1)
         return _like(_log2(torch.div(total, self.latents << tables.PRECISION - LEAST, rounding_mode="floor")), y_hat)
 
@@ -183,11 +184,6 @@ def _first_best(score: Tensor, legal: Tensor, keys: Tensor) -> Tensor:
     index = unique.masked_fill(~legal, -torch.inf).argmax(-1)
     value = (score * legal).gather(2, index[..., None])[..., 0].clamp_min(0)
     return torch.stack((keys[index] * (value > 0), value))
-
-
-def _integers(y: Tensor) -> Tensor:
-    """Latents of either face as float64."""
-    return y * 2.0**-FRACTION if is_exact(y) else torch.round(y.double())
 
 
 def _log2(count: Tensor) -> Tensor:
