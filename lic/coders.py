@@ -1,10 +1,7 @@
-"""Integer probability tables and the range coder. The only module that knows `constriction`.
+"""The range coder, driven by integer tables. The only module that knows `constriction`.
 
-A latent with table (scale index s, mean m in 2^-MEAN_BITS) is coded relative to base = floor(m): symbol 1 + L + d
-for d = y - base in -L..L+1, symbol 0 is the escape, followed by d in an Exp-Golomb code of equiprobable bits.
-Its frequency is 1 + floor of (2^24 - symbols) times a Gaussian's mass over its bin; the tails beyond the last bins
-belong to the escape. All of it is computed with Python's unbounded integers or below 2^63, from constants of
-correctly rounded decimal arithmetic: the tables are the same on every machine and part of the format.
+A latent is coded by the symbols of its table (entropy/tables.py); the escape is followed by d = y - base in an
+Exp-Golomb code of equiprobable bits.
 
 A latent with a mixture (K means, scale indexes and weights that sum to 2^16) has the same symbols: the bins of all
 components that count are -L..L+1 around a base half-way, L the next of WIDTHS, and what a component's table gives a
@@ -12,7 +9,6 @@ bin counts by its weight. The tables of one call are made and used width by widt
 """
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal, localcontext
 from functools import cache
 from typing import NamedTuple
 
@@ -21,72 +17,15 @@ import torch
 from constriction import stream
 from torch import Tensor
 
-from .entropy.gaussian import MEAN_BITS, SCALES, SIGMA_HIGH, SIGMA_LOW
+from .entropy.gaussian import MEAN_BITS, SCALES
+from .entropy.tables import PRECISION, frequencies, half_width
 from .errors import Corrupt
 from .exact import WEIGHT_BITS
 
-PRECISION = 24  # bits of a probability, fixed by constriction
-GRID, REACH = 256, 6  # the normal distribution is tabulated at multiples of 1/GRID up to REACH deviations
 ESCAPE_BITS = 17  # an escaped magnitude is below 2^ESCAPE_BITS
 WIDTHS = np.array(sorted(m * 2**e - 1 for m in (2, 3) for e in range(9)))  # the values of L that mixtures have
 COUNTS = 16  # a component of smaller weight does not widen the window: the escape is for it
 ENTRIES = 2**14  # of mixtures' tables made at once: they should stay in the cache
-
-
-@cache
-def sigmas() -> list[int]:
-    """Standard deviation of every scale, in 2^-16 units."""
-    with localcontext() as context:
-        context.prec = 40
-        low, high = Decimal(str(SIGMA_LOW)), Decimal(str(SIGMA_HIGH))
-        step = (high / low).ln() / (SCALES - 1)
-        return [int((low * (step * i).exp() * 65536).to_integral_value()) for i in range(SCALES)]
-
-
-@cache
-def normal_cdf() -> np.ndarray:
-    """2^32 (Phi(i / GRID) - 1/2) for i = 0 .. GRID REACH, int64, by Simpson's rule in fixed point."""
-    one = 1 << 96
-    with localcontext() as context:
-        context.prec = 60
-        c = Decimal(1) / (8 * GRID * GRID)  # the density is exp(-c j^2) at half grid points j
-        ratio = int((-c).exp() * one)
-        decay = int((-2 * c).exp() * one)
-        norm = int(Decimal(2**32) / (6 * GRID) * one / (2 * Decimal("3.14159265358979323846264338327950288419716939937")).sqrt())
-    density = [one]
-    for _ in range(2 * GRID * REACH):  # exp(-c (j+1)^2) = exp(-c j^2) exp(-c) exp(-2 c j)
-        density.append(density[-1] * ratio >> 96)
-        ratio = ratio * decay >> 96
-    total, out = 0, [0]
-    for i in range(0, 2 * GRID * REACH, 2):
-        total += density[i] + 4 * density[i + 1] + density[i + 2]
-        out.append((total * norm >> 96) + (1 << 95) >> 96)
-    return np.array(out, dtype=np.int64)
-
-
-def _cdf(x: np.ndarray, sigma: int) -> np.ndarray:
-    """2^32 Phi(x / sigma) for x int64 in units of 1/32, sigma in 2^-16, interpolated on the grid."""
-    u = np.minimum((np.abs(x) << 35) // sigma, (REACH * GRID << 16) - 1)  # |x| / sigma in units of 2^-16 / GRID
-    i, t = u >> 16, u & 0xFFFF
-    half = normal_cdf()[i] + ((normal_cdf()[i + 1] - normal_cdf()[i]) * t >> 16)
-    return (1 << 31) + np.where(x < 0, -half, half)
-
-
-@cache
-def half_width(index: int) -> int:
-    """L of a scale: its table has bins for d = -L .. L + 1."""
-    return (5 * sigmas()[index] >> 16) + 1
-
-
-@cache
-def frequencies(index: int, fraction: int) -> np.ndarray:
-    """Table of scale `index` and a mean `fraction` / 2^MEAN_BITS above its base: int64, every entry >= 1, sum 2^24."""
-    L = half_width(index)
-    edges = 32 * np.arange(-L, L + 3, dtype=np.int64) - 16 - (fraction << 5 - MEAN_BITS)
-    free = (1 << PRECISION) - (2 * L + 3)
-    cumulative = _cdf(edges, sigmas()[index]) * free >> 32
-    bins = np.diff(cumulative)
-    return np.concatenate(([free - bins.sum()], bins)) + 1
 
 
 @cache

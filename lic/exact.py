@@ -32,6 +32,8 @@ FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
 LOG_ENTRIES = 2048  # integers that log_size knows
 WEIGHT_BITS = 16  # softmax weights are at most 2^WEIGHT_BITS; 4096 of them times activations sum to at most 2^50
+UNIT_BITS = 10  # rows of norm 1 are in units of 2^-UNIT_BITS: their products are below 2^21, exact in float32 too
+ROOT_BITS = 13  # leading bits of a sum of squares that its root sees; the first may be 0
 LIMIT = 2**22  # activations are clamped to +-LIMIT, that is +-4096 in real units
 
 
@@ -182,6 +184,30 @@ def softmax2(scores: Tensor, legal: Tensor | None = None) -> Tensor:
     edges = weights.cumsum(-1)  # rounding the edges, not the weights, keeps the sum
     edges = torch.floor(edges * 2.0**WEIGHT_BITS / edges[..., -1:].clamp_min(1.0))
     return torch.diff(edges, prepend=torch.zeros_like(edges[..., :1]))
+
+
+@cache
+def _root_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """4^k; 2^-k; 2^22 / sqrt((n + 1/2) 2^-ROOT_BITS) rounded down, by n of ROOT_BITS bits. All float64, k from -FRACTION on."""
+    roots = [isqrt((1 << 45 + ROOT_BITS) // (2 * n + 1)) for n in range(1 << ROOT_BITS)]
+    sizes = range(-FRACTION, 27 + FRACTION)
+    tables = [4.0**k for k in sizes[:-1]], [2.0**-k for k in sizes], roots
+    return tuple(torch.tensor(x, dtype=torch.float64, device=device) for x in tables)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """rows / |row| in units of 2^-UNIT_BITS, rounded to integers; a row of zeros stays one. The same in both faces.
+
+    For rows of integers, or activations, whose squares sum to less than 2^52: the sum is exact in float64 and its size
+    is found by comparing. The root's relative error is below 2^-ROOT_BITS, so a product of two rows is their cosine in
+    units of 2^-2UNIT_BITS but for what rounding adds, some sqrt(n) / 2^UNIT_BITS / 2.
+    """
+    fours, halves, roots = _root_tables(rows.device)
+    wide = rows.double()
+    square = wide.square().sum(-1, keepdim=True)
+    half = halves[torch.bucketize(square, fours, right=True)]  # square half^2 is in [1/4, 1)
+    root = roots[(square * half * half * 2.0**ROOT_BITS).long()]
+    return torch.floor(wide * (root * half * 2.0 ** (UNIT_BITS - 22)) + 0.5).to(rows.dtype)
 
 
 class Table(nn.Module):

@@ -1,12 +1,11 @@
 import math
-import zlib
 
 import numpy as np
 import pytest
 import torch
 
 from lic import coders
-from lic.entropy import gaussian
+from lic.entropy import gaussian, tables
 from lic.errors import Corrupt
 
 
@@ -14,33 +13,8 @@ def latents(count, seed=0):
     """Random tables and latents drawn from them: mean, index, y."""
     rng = np.random.default_rng(seed)
     mean, index = rng.integers(-2000, 2000, count), rng.integers(0, gaussian.SCALES, count)
-    y = np.rint(mean / 16 + rng.normal(size=count) * np.array(coders.sigmas())[index] / 65536).astype(np.int64)
+    y = np.rint(mean / 16 + rng.normal(size=count) * np.array(tables.sigmas())[index] / 65536).astype(np.int64)
     return tuple(map(torch.from_numpy, (mean, index, y)))
-
-
-def test_normal_cdf_is_accurate_to_half_a_unit():
-    exact = [2**31 * math.erf(i / coders.GRID / 2**0.5) for i in range(coders.GRID * coders.REACH + 1)]
-    assert np.abs(coders.normal_cdf() - np.array(exact)).max() < 0.51
-
-
-def test_tables_are_pinned():
-    """They are part of the format: another value here makes every old file unreadable."""
-    rows = [coders.frequencies(i, f) for i in range(gaussian.SCALES) for f in range(16)]
-    assert zlib.crc32(np.concatenate(rows).astype("<i4").tobytes()) == 0x5EE4E67F, "see the docstring"
-
-
-@pytest.mark.parametrize("index", range(0, gaussian.SCALES, 7))
-def test_frequencies_are_a_gaussian(index):
-    for fraction in (0, 5, 8, 15):
-        table = coders.frequencies(index, fraction)
-        assert table.min() >= 1
-        assert table.sum() == 2**coders.PRECISION
-        sigma, L = coders.sigmas()[index] / 65536, coders.half_width(index)
-        assert sigma == pytest.approx(float(gaussian.sigma(torch.tensor(index / 8))), rel=1e-4)
-        edges = (np.arange(-L, L + 3) - 0.5 - fraction / 16) / sigma
-        mass = np.diff([0.5 * math.erfc(-e / 2**0.5) for e in edges])
-        cost = float((mass * np.log2(np.maximum(mass, 1e-30) / (table[1:] / 2**24))).sum())
-        assert cost < 1e-5  # bits lost by coding with the integers
 
 
 def test_round_trip_with_escapes():
@@ -69,15 +43,15 @@ def mixed_latents(count, K=3, seed=0):
         weight[::7], weight[1::7] = [0, 2**16, 0], [5, 2**16 - 5, 0]
     from_ = (np.cumsum(weight, 1) > rng.integers(0, 2**16, (count, 1))).argmax(1)[:, None]
     m, i = (np.take_along_axis(x, from_, 1)[:, 0] for x in (mean, index))
-    y = np.rint(m / 16 + rng.normal(size=count) * np.array(coders.sigmas())[i] / 65536).astype(np.int64)
+    y = np.rint(m / 16 + rng.normal(size=count) * np.array(tables.sigmas())[i] / 65536).astype(np.int64)
     return tuple(map(torch.from_numpy, (mean, index, weight, y)))
 
 
 def test_mixtures_are_weighted_sums_of_the_tables():
     mean, index, weight, _ = mixed_latents(300)
-    tables = coders._tables((mean, index, weight))
+    chosen = coders._tables((mean, index, weight))
     seen = 0
-    for cells, rows in tables.models():
+    for cells, rows in chosen.models():
         assert rows.flags.c_contiguous
         assert rows.dtype == np.float64
         assert rows.min() >= 0
@@ -85,12 +59,12 @@ def test_mixtures_are_weighted_sums_of_the_tables():
         n = rows.shape[1]
         assert rows.sum(1).tolist() == [2**24 - n] * len(rows)  # constriction makes each entry one larger
         for i, row in zip(cells.tolist(), rows, strict=True):
-            L, bins = int(tables.L[i]), np.zeros(n + 1)
+            L, bins = int(chosen.L[i]), np.zeros(n + 1)
             for m, s, w in zip(*(x[i].tolist() for x in (mean, index, weight)), strict=True):
-                own = coders.half_width(s)
-                first = (m >> 4) - own - (int(tables.base[i]) - L)  # where the component's bins begin in the window
+                own = tables.half_width(s)
+                first = (m >> 4) - own - (int(chosen.base[i]) - L)  # where the component's bins begin in the window
                 assert w < coders.COUNTS or 0 <= first <= n - 1 - (2 * own + 2)
-                for k, f in enumerate(coders.frequencies(s, m & 15)[1:].tolist()):
+                for k, f in enumerate(tables.frequencies(s, m & 15)[1:].tolist()):
                     if 0 <= first + k < n - 1:
                         bins[1 + first + k] += w * f / 2**16
             assert np.abs(row[1:] - bins[1:n]).max() < 2.1 + bins.max() * n / 2**24

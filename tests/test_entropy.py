@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lic import coders, exact
-from lic.entropy import ENTROPY_MODELS, base, gaussian, orders
+from lic.entropy import ENTROPY_MODELS, base, gaussian, orders, tables
 from lic.errors import LicError
 from lic.exact import to_fixed
 
@@ -238,4 +238,4 @@ def test_gather_hides_what_the_order_has_not_reached():
 
 def test_constants_fit_the_exact_range():
     assert (base.Y_LIMIT + 1) << exact.FRACTION <= exact.LIMIT
-    assert len(coders.sigmas()) == gaussian.SCALES
+    assert len(tables.sigmas()) == gaussian.SCALES

@@ -203,3 +203,21 @@ def test_products_of_activations_equal_unbounded_integers():
     expected = [max(-exact.LIMIT, min(exact.LIMIT, int(i) * int(j) // 1024)) for i, j in zip(a, b, strict=True)]
     assert exact.multiply(a, b).tolist() == expected
     assert torch.equal(exact.multiply(a.float(), b.float()), a.float() * b.float())
+def test_unit_rows_equal_unbounded_integers():
+    from math import isqrt
+
+    rows = ints((40, 200), 2047) * 2.0 ** torch.arange(-4, 36).div(2, rounding_mode="floor").clamp(0)[:, None]
+    rows[0], rows[1, 1:], rows[2, 1:] = 0, 0, 0
+    rows[1, 0], rows[2, 0] = 1, -1025
+    got = exact.unit(rows)
+    assert not got[0].any()
+    assert [got[1, 0], got[2, 0]] == [1024, -1024]
+    square = (rows * rows).sum(1).numpy()
+    for row, unit, n in zip(rows.tolist(), got.tolist(), square.tolist(), strict=True):
+        norm = isqrt(int(n) << 40) / 2**20 or 1.0
+        assert max(abs(1024 * v / norm - u) for v, u in zip(row, unit, strict=True)) < 0.5 + 1024 * 2.0**-exact.ROOT_BITS
+    products = got @ got.T  # cosines
+    real = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    assert float((products / 2**20 - real)[1:, 1:].abs().max()) < 200**0.5 / 1024
+    assert torch.equal(exact.unit(rows[:20].float()).double(), got[:20])
+    assert torch.equal(exact.unit(rows * 0.125), got)  # only the direction counts

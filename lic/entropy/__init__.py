@@ -3,6 +3,7 @@
 from .dictionary import DictionaryConfig, LocalDictionary
 from .entroformer import Entroformer, EntroformerConfig, EntroformerParallelConfig
 from .factorized import Factorized, FactorizedConfig
+from .global_reference import GlobalReference, GlobalReferenceConfig
 from .hyperprior import Hyperprior, HyperpriorConfig
 from .local import Local, LocalConfig
 from .non_local import NonLocal, NonLocalConfig
@@ -17,6 +18,7 @@ ENTROPY_MODELS = {
     "parallel": (Sections, ParallelConfig),
     "cross-channel": (Sections, CrossChannelConfig),
     "nonlocal": (NonLocal, NonLocalConfig),
+    "global-reference": (GlobalReference, GlobalReferenceConfig),
     "entroformer": (Entroformer, EntroformerConfig),
     "entroformer-parallel": (Entroformer, EntroformerParallelConfig),
     "spatiotemporal": (Spatiotemporal, SpatiotemporalConfig),

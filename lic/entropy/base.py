@@ -149,8 +149,9 @@ class EntropyModel(nn.Module):
     @torch.no_grad()
     def start(self, latents: list[Tensor]) -> None:
         """Training begins: set what data can set. latents: y of the same crops at every anchor level, (B, M, h, w) each."""
-        for row, y in zip(self.head.level.values, latents, strict=True):
-            row[-self.latents :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
+        for head in (module for module in self.modules() if isinstance(module, Head)):
+            for row, y in zip(head.level.values, latents, strict=True):
+                row[-self.latents :] = gaussian.inverse_sigma(y.std((0, 2, 3)) + 0.2)
 
 
 class Head(nn.Module):

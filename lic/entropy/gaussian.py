@@ -3,8 +3,8 @@
 Networks emit per latent a mean (in units of the latent) and a scale parameter t, which stands for
 sigma = SIGMA_LOW * RATIO^(PER_UNIT t); of a mixture, K means, K scales and K logits in base 2, all with one
 more dimension at the end. Functions here take them as `*parameters`: (mean, t) or (mean, t, logit). This file
-is the float side: bits for training, and where in its bin a decoded latent most likely lies. The integer side,
-the tables of the coder, is coders.py; its *table* is (mean, index) or (mean, index, weight), int64.
+is the float side: bits for training, and where in its bin a decoded latent most likely lies. The integer side is
+tables.py and the coder; their *table* is (mean, index) or (mean, index, weight), int64.
 """
 
 import math

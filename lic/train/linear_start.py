@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..container import LEVELS
 from ..entropy import gaussian
+from ..entropy.base import EntropyModel
 from ..transforms import PatchTransforms, lambda_of
 
 
@@ -27,7 +28,7 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(transforms: PatchTransforms, entropy, x: Tensor) -> None:
+def initialise(transforms: PatchTransforms, entropy: EntropyModel, x: Tensor) -> None:
     """Set both models to a linear transform codec fitted to the crops x (B, 3, H, W) in [0, 1].
 
     The entropy model starts from the latents that follow.
