@@ -59,7 +59,8 @@ class ExactLinear(nn.Module):
         weight, bias = self.weight[outputs], self.bias[outputs]
         if not is_exact(x):
             return F.linear(x, weight, bias)
-        return rescale(x @ weight.T, bias)
+        sums = weight @ x.flatten(0, -2).T  # with few rows 2.5 times as fast as x @ weight.T
+        return rescale(sums.T, bias).unflatten(0, x.shape[:-1])
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -97,7 +98,7 @@ class ExactConv(ExactLinear):
         if not is_exact(x):
             return F.conv2d(x, self.weight.view(-1, C, k, k), self.bias, padding=k // 2)
         patches = F.unfold(x, k, padding=k // 2) if k > 1 else x.flatten(2)  # (B, C k k, h w)
-        return rescale(patches.transpose(1, 2) @ self.weight.T, self.bias).transpose(1, 2).reshape(B, -1, h, w)
+        return rescale((self.weight @ patches).transpose(1, 2), self.bias).transpose(1, 2).reshape(B, -1, h, w)
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -124,6 +125,11 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b of activations; in the exact face clamped to +-LIMIT like any activation, so that proofs hold for what follows."""
     x = a + b
     return x.clamp(-LIMIT, LIMIT) if is_exact(x) else x
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a b of activations, element by element; in the exact face rounded down and clamped like any activation."""
+    return torch.floor(a * b * 2.0**-FRACTION).clamp(-LIMIT, LIMIT) if is_exact(a) else a * b
 
 
 @cache
@@ -176,12 +182,6 @@ def softmax2(scores: Tensor, legal: Tensor | None = None) -> Tensor:
     edges = weights.cumsum(-1)  # rounding the edges, not the weights, keeps the sum
     edges = torch.floor(edges * 2.0**WEIGHT_BITS / edges[..., -1:].clamp_min(1.0))
     return torch.diff(edges, prepend=torch.zeros_like(edges[..., :1]))
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a b of activations, rounded down and clamped in the exact face."""
-    x = a * b
-    return torch.floor(x * 2.0**-FRACTION).clamp(-LIMIT, LIMIT) if is_exact(x) else x
 
 
 class Table(nn.Module):

@@ -63,12 +63,12 @@ def test_damage_behind_a_mended_crc_is_still_noticed(tiny, sample):
     """Payload damage that the CRC does not see must fail in the coder or at the latents' checksum, in one family."""
     header, payload = container.unpack(tiny.encode(sample.crop((64, 100, 192, 200)), 60))
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(12):  # every model is tried, so a few each
         damaged = bytearray(payload)
         damaged[rng.integers(len(payload))] ^= 1 << rng.integers(8)
         with pytest.raises(Corrupt):
             tiny.decode(container.pack(header, bytes(damaged)))
-    for length in range(0, len(payload), 9):
+    for length in range(0, len(payload), 50):
         with pytest.raises(Corrupt):
             tiny.decode(container.pack(header, payload[:length]))
 

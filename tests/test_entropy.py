@@ -22,6 +22,13 @@ def side_of(model, y_hat):
     return base.Side(model.hyper.synthesis(to_fixed(z_hat)), LEVEL)
 
 
+def predict(model, side, y_hat, at):
+    """Mean and t of the cells `at`, stacked, by a model that has heard of all of y_hat."""
+    side = base.Side(side.features, side.level)
+    model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:]))
+    return torch.stack(model.predict(side, to_fixed(y_hat), at))
+
+
 def test_order_has_a_step_for_every_cell(model):
     order = model.order(8, 12)
     assert order.shape == (model.groups, 8, 12)
@@ -35,13 +42,12 @@ def test_causality_by_perturbation(model):
     y_hat = draw(model, h, w)
     side, order = side_of(model, y_hat), model.order(h, w).flatten()
     at = torch.arange(model.groups * h * w)
-    before = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    before = predict(model, side, y_hat, at)
     changed_any = False
     for cell in range(0, len(at), 7):
         changed = base.to_rows(y_hat, model.groups).clone()
         changed[0, cell] += 5
-        y = to_fixed(base.from_rows(changed, model.groups, h, w))
-        after = torch.stack(model.predict(side, y, at))
+        after = predict(model, side, base.from_rows(changed, model.groups, h, w), at)
         differs = (after != before).transpose(0, 2).flatten(1).any(1)
         assert not bool(differs[order <= order[cell]].any())
         changed_any |= bool(differs.any())
@@ -53,9 +59,9 @@ def test_predicting_some_cells_equals_predicting_all(model):
     y_hat = draw(model, 8, 12)
     side = side_of(model, y_hat)
     at = torch.arange(model.groups * 8 * 12)
-    everything = torch.stack(model.predict(side, to_fixed(y_hat), at))
+    everything = predict(model, side, y_hat, at)
     for some in at.flip(0).split(17):
-        assert torch.equal(torch.stack(model.predict(side, to_fixed(y_hat), some)), everything[:, :, some])
+        assert torch.equal(predict(model, side, y_hat, some), everything[:, :, some])
 
 
 def test_write_read_and_estimate_agree(model):

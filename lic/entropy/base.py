@@ -6,6 +6,7 @@ An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known 
     order      a step number for every *cell*: one group of M/groups channels at one position
     predict    the distributions of some cells from the side information and the cells of *smaller* step: a
                Gaussian for every latent, or a mixture of K of them
+    remember   what predict() needs of known cells beyond their values, computed once (models with attention)
 
 and nothing else: training, writing and reading are the functions below, the same for every model.
 predict() may look at all of y_hat but must depend on cells of smaller step only (derive masks from
@@ -13,6 +14,8 @@ order()); then the writer predicts all cells at once and the reader step by step
 arithmetic is exact both get the same integers.
 """
 
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -27,11 +30,13 @@ Z_LIMIT = 127  # hyper latents are clamped to +-Z_LIMIT by the encoder
 Y_LIMIT = 2047  # and latents to +-Y_LIMIT
 
 
-class Side(NamedTuple):
-    """What both sides know before the first latent."""
+@dataclass
+class Side:
+    """What both sides know before the first latent, and what remember() made of the latents since."""
 
     features: Tensor  # (B, S, h, w), or whatever else `hyper` makes of z_hat
     level: Tensor  # (B,) int64
+    memory: dict[int, Tensor] = field(default_factory=dict)
 
 
 class SideInformation(nn.Module):
@@ -124,6 +129,12 @@ class EntropyModel(nn.Module):
         """
         raise NotImplementedError
 
+    def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
+        """Fill side.memory. Told once of every cell `at` when it is known, in whole steps and in their order, or all at once.
+
+        Not told of the last step: nobody asks any more.
+        """
+
     @torch.no_grad()
     def start(self, latents: list[Tensor]) -> None:
         """Training begins: set what data can set. latents: y of the same crops at every anchor level, (B, M, h, w) each."""
@@ -150,6 +161,12 @@ class Head(nn.Module):
 
 
 # --- training ---------------------------------------------------------------------------------------
+
+
+def all_but_last_step(model: EntropyModel, h: int, w: int) -> Tensor:
+    """The cells that others may depend on: (n,) int64."""
+    order = model.order(h, w).flatten()
+    return torch.nonzero(order < order.max())[:, 0]
 
 
 def _noise(x: Tensor) -> Tensor:
@@ -180,7 +197,9 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool) -> Rate:
     z = model.hyper.analysis(y_hat, level)
     features = model.hyper.synthesis(round_through(z))
     at = torch.arange(model.groups * h * w, device=y.device)
-    parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(Side(features, level), y_hat, at)]
+    side = Side(features, level)
+    model.remember(side, y_hat, all_but_last_step(model, h, w).to(y.device))
+    parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
     z_bits = model.hyper.bits(z, level)
     y_bits = gaussian.bits(_noise(y.float()) if noisy else torch.round(y.float()), *parameters)
     offset = gaussian.centroid(y_hat, *parameters) - y_hat
@@ -210,12 +229,16 @@ class Decoded(NamedTuple):
     table: tuple[Tensor, ...]  # the coder's, see gaussian.py; each (1, M, h, w), or (1, M, h, w, K)
 
 
-def _steps(model: EntropyModel, h: int, w: int) -> list[Tensor]:
-    """The cells in coding order: by step, then by CHUNK of positions, then by index; in pieces of one step and chunk."""
+def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
+    """The cells in coding order: by step, then by CHUNK of positions, then by index; per step, in pieces of one chunk."""
     chunks = -(-h * w // CHUNK)
     order = (model.order(h, w) * chunks + (torch.arange(h * w) // CHUNK).view(h, w)).flatten()
     cells = torch.argsort(order, stable=True)
-    return list(cells.split(torch.unique(order, return_counts=True)[1].tolist()))
+    numbers, counts = torch.unique(order, return_counts=True)
+    steps: dict[int, list[Tensor]] = {}
+    for number, piece in zip(numbers.tolist(), cells.split(counts.tolist()), strict=True):
+        steps.setdefault(number // chunks, []).append(piece)
+    return list(steps.values())
 
 
 @torch.no_grad()
@@ -229,6 +252,7 @@ def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, .
     """The coder's table of y_hat (1, M, h, w)."""
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
+    model.remember(side, y_fixed, all_but_last_step(model, h, w).to(y_hat.device))
     parts = [
         [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
         for at in cells.split(CHUNK, 1)
@@ -248,7 +272,7 @@ def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer) -> Decoded:
 def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor, writer) -> Decoded:
     """The walk, writing."""
     y_rows, *rows = (to_rows(x, model.groups)[0] for x in (y_hat, *table))
-    for cells in _steps(model, *y_hat.shape[2:]):
+    for cells in chain.from_iterable(_steps(model, *y_hat.shape[2:])):
         writer.code([x[cells].flatten(0, 1) for x in rows], y_rows[cells].flatten())
     return Decoded(y_hat, table)
 
@@ -264,12 +288,15 @@ def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Dec
     """The walk, reading."""
     device, G, C = side.level.device, model.groups, model.latents // model.groups
     known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
-    steps, rows = [cells.to(device) for cells in _steps(model, h, w)], []
-    for cells in steps:
-        table = gaussian.table_index(*model.predict(side, known, cells))
-        symbols = reader.code([x[0].flatten(0, 1) for x in table], None).to(device).view(1, -1, C)
-        rows.append((symbols, *table))
-        known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols[0])
-    order = torch.argsort(torch.cat(steps))
+    steps, rows = _steps(model, h, w), []
+    for step in steps:
+        for cells in (piece.to(device) for piece in step):
+            table = gaussian.table_index(*model.predict(side, known, cells))
+            symbols = reader.code([x[0].flatten(0, 1) for x in table], None).to(device).view(1, -1, C)
+            rows.append((symbols, *table))
+            known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols[0])
+        if step is not steps[-1]:
+            model.remember(side, known, torch.cat(step).to(device))
+    order = torch.argsort(torch.cat(list(chain.from_iterable(steps)))).to(device)
     y_hat, *table = (from_rows(torch.cat(parts, 1)[:, order], G, h, w) for parts in zip(*rows, strict=True))
     return Decoded(y_hat, tuple(table))

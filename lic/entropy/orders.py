@@ -18,20 +18,36 @@ def checkerboard(h: int, w: int) -> Tensor:
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
 
 
-def known_taps(order: Tensor, reach: int) -> list[tuple[int, int]]:
+def diagonals(groups: int, h: int, w: int) -> Tensor:
+    """Group + row + col: (groups, h, w) int64. All cells of a plane at once: groups + h + w - 2 steps."""
+    return sum(torch.meshgrid(*(torch.arange(n) for n in (groups, h, w)), indexing="ij"))
+
+
+def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tuple[int, int]]:
     """Offsets (row, col) within +-reach whose step is smaller than the centre's somewhere, in raster order.
 
-    order: (h, w) with h, w > 2 reach, so that every offset occurs.
+    order: (h, w) with h, w > 2 reach, so that every offset occurs. of: where given, the steps of the cells
+    looked at, another group's.
     """
+    of = order if of is None else of
     h, w = order.shape
     taps = []
     for dr in range(-reach, reach + 1):
         for dc in range(-reach, reach + 1):
             rows, cols = (slice(max(0, -d), n - max(0, d)) for d, n in ((dr, h), (dc, w)))
-            there = order[max(0, dr) : h + min(0, dr), max(0, dc) : w + min(0, dc)]
+            there = of[max(0, dr) : h + min(0, dr), max(0, dc) : w + min(0, dc)]
             if bool((there < order[rows, cols]).any()):
                 taps.append((dr, dc))
     return taps
+
+
+def neighbours(at: Tensor, taps: list[tuple[int, int]], h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Positions next to positions: (n,) -> (n, taps) int64, 0 where outside the image, and bool, whether inside."""
+    down, right = torch.tensor(taps, device=at.device).T
+    row = torch.div(at, w, rounding_mode="floor")[:, None] + down
+    col = (at % w)[:, None] + right
+    inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+    return torch.where(inside, row * w + col, 0), inside
 
 
 def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | None = None) -> Tensor:
@@ -39,12 +55,7 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
 
     order: (h, w) steps; where given, neighbours of an equal or larger step than the position's are zero too.
     """
-    h, w = y.shape[2:]
-    down, right = torch.tensor(taps, device=y.device).T
-    row = torch.div(at, w, rounding_mode="floor")[:, None] + down  # (n, taps)
-    col = (at % w)[:, None] + right
-    seen = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-    index = torch.where(seen, row * w + col, 0)
+    index, seen = neighbours(at, taps, *y.shape[2:])
     if order is not None:
         steps = order.flatten().to(y.device)
         seen &= steps[index] < steps[at][:, None]

@@ -14,6 +14,7 @@ Without the correction this is a hyperprior, so training can start from one. Nex
 log2(1 + |y|) of the same ones: scales follow sizes, over many octaves, and two layers cannot make a logarithm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,10 +65,10 @@ class Section(nn.Module):
         self.correction = ExactLinear(hidden, 2 * channels)
         nn.init.normal_(self.correction.weight, std=0.1 / hidden**0.5)
 
-    def forward(self, rows: Tensor, level: Tensor) -> Tensor:
-        """(B, n, inputs) -> (B, n, 2 channels)."""
+    def forward(self, rows: Tensor, level: Tensor, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(B, n, inputs) -> (B, n, 2 channels). fuse: adds what else is known to the first layer's features (B, n, hidden)."""
         x = leaky(add(self.context(rows), self.level(level)[:, None]))
-        return self.correction(leaky(self.hidden(x)))
+        return self.correction(leaky(self.hidden(fuse(x) if fuse else x)))
 
 
 class Sections(EntropyModel):

@@ -1,6 +1,6 @@
-"""Writes the golden files: one .lic and its decoded picture per entropy model, with the tiny weights.
+"""Writes missing golden files: one .lic and its decoded picture per entropy model, with the tiny weights.
 
-Run only for a new format version; old golden files stay beside the new ones.
+Files of existing models are never written again: that they decode to the same picture is what they are for.
 """
 
 from pathlib import Path
@@ -13,6 +13,8 @@ from lic.entropy import ENTROPY_MODELS
 DATA = Path(__file__).parent
 picture = Image.open(DATA / "sample.png").crop((60, 90, 187, 190))
 for name in ENTROPY_MODELS:
+    if (DATA / f"golden-{name}.lic").exists():
+        continue
     codec = Codec("tiny", name, "cpu", DATA / "weights")
     data = codec.encode(picture, 70)
     (DATA / f"golden-{name}.lic").write_bytes(data)

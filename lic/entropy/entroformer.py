@@ -1,0 +1,117 @@
+"""`entroformer`, `entroformer-parallel`: top-k self-attention over known latents (Qian et al. 2022, section 3).
+
+    z_hat ─ h_s ─► features ────────────┬────────────────────────────────────────┬─ linear ─► mean, scale
+    y_hat ─ known neighbours ─ context ─┴─ layer ─► hidden ─┬──────────── + ─────┘
+                                                            └─ token ─ blocks ─┘
+    known cells:                          token + y_hat ─ the same blocks ─► keys, values
+
+Every cell has two tokens that pass through the same blocks: one that knows its latents, made when they are known, which
+others attend to, and one that does not, which predicts. Which cells they see follows from the order:
+
+    entroformer            wavefront: all cells of smaller col + 3 row; as many steps as `local`
+    entroformer-parallel   checkerboard: black cells by the hyperprior, white ones see all black ones (section 3.3); 2 steps
+
+Differences from the paper: there a cell is predicted by the token of the cell before it, here by a token of its own with a
+strict mask, which allows wavefronts; the token starts from `local`'s neighbours rather than from nothing, so that training
+can start from a `local` model and measures what attention adds; no layer normalisation; attention sees a bounded window.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..exact import ExactLinear, add, leaky, log_size
+from . import orders
+from .attention import Block
+from .base import EntropyModel, Head, Hyper, Side
+
+
+@dataclass(frozen=True)
+class EntroformerConfig:
+    """Sizes of an `Entroformer`, and its switches."""
+
+    latents: int = 256  # M
+    width: int = 128  # of the hyper networks
+    z_channels: int = 96  # N
+    side: int = 192  # features of the side information
+    reach: int = 2  # of the neighbours
+    context: int = 256  # features of the neighbours
+    hidden: int = 384
+    order: str = "wavefront"  # or checkerboard
+    blocks: int = 2  # 0: without attention
+    token: int = 192
+    heads: int = 6
+    ratio: int = 2  # of the layers in the blocks
+    top: int = 32  # keys per cell and head; 0: all
+    diamond: int = 3  # reach of relative positions; 0: only here or elsewhere
+    anchors: int = 9
+
+
+@dataclass(frozen=True)
+class EntroformerParallelConfig(EntroformerConfig):
+    """The same with another default."""
+
+    order: str = "checkerboard"
+
+
+class Entroformer(EntropyModel):
+    """One group."""
+
+    def __init__(self, config: EntroformerConfig):
+        super().__init__()
+        self.config, self.latents = config, config.latents
+        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.taps = orders.known_taps(self._steps(8, 8), config.reach)
+        self.context = ExactLinear(len(self.taps) * config.latents, config.context)
+        self.hidden = ExactLinear(config.context + config.side, config.hidden)
+        self.head = Head(config.side + config.hidden, config.latents, config.anchors)
+        self.token = ExactLinear(config.hidden, config.token)
+        self.value = ExactLinear(2 * config.latents, config.token)
+        self.blocks = torch.nn.ModuleList(Block(config.token, config.heads, config.ratio, config.diamond) for _ in range(config.blocks))
+        self.correction = ExactLinear(config.token, config.hidden)
+        torch.nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
+
+    def _steps(self, h: int, w: int) -> Tensor:
+        return orders.checkerboard(h, w) if self.config.order == "checkerboard" else orders.wavefront(h, w, self.config.reach)
+
+    def order(self, h: int, w: int) -> Tensor:
+        return self._steps(h, w)[None]
+
+    def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        features, hidden = self._local(side, y_hat, at)
+        token, steps, top = self.token(hidden), self._steps(*y_hat.shape[2:]).to(at.device), self._top()
+        for block, known in zip(self.blocks, self._memory(side), strict=True):
+            token = block(token, at, known, steps, False, top)
+        if len(self.blocks):
+            hidden = add(hidden, self.correction(token))
+        return self.head(torch.cat((features, hidden), -1), side.level)
+
+    def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
+        """Keys and values of the cells `at` for every block: rows of side.memory[number of the block]."""
+        y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
+        token = add(self.token(self._local(side, y_hat, at)[1]), self.value(torch.cat((y, log_size(y)), -1)))
+        steps, top = self._steps(*y_hat.shape[2:]).to(at.device), self._top()
+        for block, memory in zip(self.blocks, self._memory(side), strict=True):
+            memory[:, at] = block.known(token)
+            if block is not self.blocks[-1]:
+                token = block(token, at, memory, steps, True, top)
+
+    def _memory(self, side: Side) -> list[Tensor]:
+        """One (B, h w, 2 token) per block."""
+        B, _, h, w = side.features.shape
+        if not side.memory:
+            side.memory |= {k: side.features.new_zeros(B, h * w, 2 * self.config.token) for k in range(len(self.blocks))}
+        return list(side.memory.values())
+
+    def _top(self) -> int:
+        """In training a random number around the real one: the blocks must not count on it (section 3.1)."""
+        top = self.config.top
+        return int(torch.randint(top // 2, 2 * top, ())) if self.training and top else top
+
+    def _local(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """What the hyperprior and the neighbours say: features (B, n, side) and hidden (B, n, hidden)."""
+        order = self._steps(*y_hat.shape[2:]) if self.config.order == "checkerboard" else None  # wavefronts know all their taps
+        context = leaky(self.context(orders.gather(y_hat, at, self.taps, order)))
+        features = side.features.flatten(2)[:, :, at].transpose(1, 2)
+        return features, leaky(self.hidden(torch.cat((context, features), -1)))

@@ -1,0 +1,54 @@
+"""Attention: what rows may see, and that pieces do not matter."""
+
+import pytest
+import torch
+from conftest import TINY
+from test_entropy import LEVEL, draw
+
+from lic import coders, locate, weights
+from lic.entropy import attention, base
+
+
+def test_diamond_numbers_near_positions_apart_and_far_ones_alike():
+    numbers = attention.diamond(3)
+    assert sorted(numbers[numbers > 0].tolist()) == list(range(1, 26))
+    assert numbers[0, 0] == numbers[2, 0] == 0 < numbers[3, 0]
+    assert attention.diamond(0).tolist() == [[1]]
+
+
+def test_windows_hold_every_row_once_with_all_keys_of_its_window(monkeypatch):
+    monkeypatch.setattr(attention, "WINDOW", 4)
+    monkeypatch.setattr(attention, "PIECE", 3)
+    h, w = 6, 10
+    at = torch.randperm(h * w, generator=torch.Generator().manual_seed(0))[:40]
+    seen = []
+    for rows, keys in attention.windows(at, h, w):
+        assert len(rows) <= 3
+        window = {(p // w // 4, p % w // 4) for p in (*at[rows].tolist(), *keys.tolist())}
+        assert len(window) == 1
+        assert len(keys) == sum((p // w // 4, p % w // 4) in window for p in range(h * w))
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(40))
+
+
+def test_best_keys_are_legal_few_and_the_first_of_equals():
+    scores = torch.tensor([[5.0, 9, 9, 9, 1], [7, 7, 7, 7, 7], [0, 0, 0, 0, 9]], dtype=torch.float64)[None, None]
+    legal = torch.tensor([[True] * 5, [False, True, True, True, False], [False] * 5])
+    best = attention._best(scores, legal, 2)[0, 0]
+    assert best.tolist() == [[False, True, True, False, False], [False, True, True, False, False], [False] * 5]
+    assert attention._best(scores, legal, 9)[0, 0].tolist() == legal.tolist()
+
+
+@pytest.mark.parametrize("name", ["entroformer", "entroformer-parallel"])
+def test_pictures_of_several_windows_write_and_read_the_same_latents(name, monkeypatch):
+    model = weights.load_models(locate.by_name(f"tiny-{name}", (TINY,)), torch.device("cpu")).entropy
+    y_hat = draw(model, 8, 12)
+    whole = base.predict_all(model, y_hat, LEVEL)[1]
+    monkeypatch.setattr(attention, "PIECE", 5)
+    assert all(torch.equal(a, b) for a, b in zip(base.predict_all(model, y_hat, LEVEL)[1], whole, strict=True))
+    monkeypatch.setattr(attention, "WINDOW", 5)
+    monkeypatch.setattr(base, "CHUNK", 7)
+    assert not torch.equal(base.predict_all(model, y_hat, LEVEL)[1][0], whole[0])  # attention matters
+    writer = coders.Writer()
+    base.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
