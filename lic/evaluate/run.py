@@ -2,6 +2,7 @@
 
 Each measurement is a row, appended to OUT/rows.jsonl as soon as it is made; a run that was stopped goes on after the
 last one. Rows count only for the weights, library versions, program, machine, pixels and file they were measured with.
+Two runs made the same files if the fingerprints in their reports are the same.
 """
 
 import json
@@ -169,7 +170,8 @@ def _measure(task: Task) -> dict:
         "bytes": size, "bpp": 8 * size / (picture.width * picture.height),
         "psnr": metrics.psnr(pixels, decoded), "ms_ssim": similarity, "ms_ssim_db": metrics.decibel(similarity),
         "encode_s": encoding[0], "decode_s": decoding[0], **parts,
-        "fingerprint": fingerprint_of(data), **task.depends,
+        "fingerprint": fingerprint_of(data),  # not a CRC: of a .lic file, which ends in its own, that is always the same
+        **task.depends,
     }  # fmt: skip
 
 
