@@ -11,6 +11,7 @@ and takes the better one where the sum falls. Latents of one colour of a checker
 in one round, those of the other in the next, so that neighbours do not repair the same error twice.
 """
 
+import itertools
 import math
 
 import torch
@@ -23,7 +24,7 @@ from .weights import Models
 WORTH = 1.6  # lambda here over lambda in training: with noise in place of rounding, bits look dearer than they are
 CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: optimal step sizes make it so, see train/linear_start.py
 ROUNDS = 2  # per unit of effort: every latent gets its turn once
-BAND, HALO = 32, 16  # rows of latents that get their slopes at once; a latent reaches 8 rows of latents far
+BLOCK, HALO = 48, 16  # latents in row and column that get their slopes at once; one reaches 8 others far
 
 
 def refine(
@@ -55,15 +56,18 @@ def refine(
 def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
     """Derivative of WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, by y_dec."""
     height, width = size
-    h = y_dec.shape[2]
+    h, w = y_dec.shape[2:]
     worth = WORTH * lambda_of(transforms.config, level) * 255**2 / 3
     slope = torch.empty_like(y_dec)
-    for top in range(0, h, BAND):
-        low, high = max(0, top - HALO), min(h, top + BAND + HALO)
+    for top, left in itertools.product(range(0, h, BLOCK), range(0, w, BLOCK)):
+        up, low = max(0, top - HALO), max(0, left - HALO)
+        there = slice(up, top + BLOCK + HALO), slice(low, left + BLOCK + HALO)
+        pixels = slice(16 * up, min(16 * there[0].stop, height)), slice(16 * low, min(16 * there[1].stop, width))
         with torch.enable_grad():
-            part = y_dec[:, :, low:high].contiguous(memory_format=torch.channels_last).detach().requires_grad_()
-            error = transforms.synthesis(part, level).float() - x[:, :, 16 * low : 16 * high]
-            error = error[:, :, : height - 16 * low, :width]  # what pads the picture may be wrong
+            part = y_dec[:, :, *there].contiguous(memory_format=torch.channels_last).detach().requires_grad_()
+            target = x[:, :, *pixels]  # without what pads the picture: that may be wrong
+            error = transforms.synthesis(part, level).float()[:, :, : target.shape[2], : target.shape[3]] - target
             (grad,) = torch.autograd.grad(worth * error.square().sum(), part)
-        slope[:, :, top : top + BAND] = grad[:, :, top - low : top - low + BAND]
+        here = slice(top, top + BLOCK), slice(left, left + BLOCK)
+        slope[:, :, *here] = grad[:, :, top - up : top - up + BLOCK, left - low : left - low + BLOCK]
     return slope

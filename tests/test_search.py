@@ -72,7 +72,7 @@ def test_padding_is_free(models, sample):
     assert not torch.equal(refine(models, x, y_hat, level, 2), refine(models, other, y_hat, level, 2))
 
 
-def test_slope_is_the_derivative_and_does_not_depend_on_bands(models, sample, monkeypatch):
+def test_slope_is_the_derivative_and_does_not_depend_on_blocks(models, sample, monkeypatch):
     x, y, level = start(models, sample)
     slope = search._slope(models.transforms, x, y, level, (128, 128))
     lam = search.WORTH * float(lambda_of(models.transforms.config, level))
@@ -84,7 +84,7 @@ def test_slope_is_the_derivative_and_does_not_depend_on_bands(models, sample, mo
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     rise = (cost(y + 0.01 * direction) - cost(y - 0.01 * direction)) / 0.02
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
-    monkeypatch.setattr(search, "BAND", 2)
+    monkeypatch.setattr(search, "BLOCK", 2)
     monkeypatch.setattr(search, "HALO", 6)  # the tiny network reaches 3 rows
     assert torch.allclose(search._slope(models.transforms, x, y, level, (128, 128)), slope, atol=1e-3 * float(slope.abs().max()))
 
