@@ -9,6 +9,7 @@ from lic import coders, exact
 from lic.codec import Codec
 from lic.entropy import base, gaussian, seeding
 from lic.entropy.dictionary import DictionaryConfig, LocalDictionary
+from lic.entropy.side import Side
 from lic.errors import LicError
 
 LEVEL = torch.tensor([1500])
@@ -69,7 +70,7 @@ def test_both_faces_choose_alike_and_an_impossible_index_is_an_entry():
     real = model.hyper.analysis(y_hat, LEVEL)
     exact.freeze(model.requires_grad_(False))
     assert float((model.hyper.analysis(y_hat, LEVEL) != real).float().mean()) < 0.1
-    wild = base.Side(exact.to_fixed(torch.tensor([[[[-100, 3, 99, 0, 1, 2]] * 4]])), LEVEL)
+    wild = Side(exact.to_fixed(torch.tensor([[[[-100, 3, 99, 0, 1, 2]] * 4]])), LEVEL)
     mean, *_ = model.predict(wild, exact.to_fixed(y_hat), torch.arange(12 * 16))
     assert mean.shape == (1, 192, 24, 3)
 

@@ -7,6 +7,7 @@ import torch
 
 from lic import coders, exact
 from lic.entropy import ENTROPY_MODELS, base, gaussian, orders, tables
+from lic.entropy.side import Hyper, Side
 from lic.errors import LicError
 from lic.exact import to_fixed
 
@@ -32,7 +33,7 @@ def side_of(model, y_hat):
 
 def predict(model, side, y_hat, at):
     """Mean and t of the cells `at`, stacked, by a model that has heard of all of y_hat."""
-    side = base.Side(side.features, side.level, side.previous)
+    side = Side(side.features, side.level, side.previous)
     model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:]))
     return torch.stack(model.predict(side, to_fixed(y_hat), at))
 
@@ -134,7 +135,7 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
     torch.manual_seed(0)
     architecture, config = ENTROPY_MODELS[entropy_name]
     model = architecture(config(latents=48, anchors=3))
-    if isinstance(model.hyper, base.Hyper):
+    if isinstance(model.hyper, Hyper):
         with torch.no_grad():
             model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()

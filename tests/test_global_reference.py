@@ -8,6 +8,7 @@ from test_entropy import LEVEL, draw, side_of
 
 from lic import coders, exact, locate, weights
 from lic.entropy import ENTROPY_MODELS, attention, base, gaussian, global_reference, orders, tables
+from lic.entropy.side import Side
 from lic.exact import to_fixed
 from lic.train.stages import _adopt
 
@@ -112,7 +113,7 @@ def test_starts_as_the_local_model_it_is_given():
     _adopt(grown, local.state_dict())
     y, at = draw(local, 8, 12).float(), torch.arange(96)
     with torch.no_grad():
-        side = base.Side(local.hyper.synthesis(torch.round(local.hyper.analysis(y, LEVEL))), LEVEL)
+        side = Side(local.hyper.synthesis(torch.round(local.hyper.analysis(y, LEVEL))), LEVEL)
         grown.remember(side, y, at)
         for a, b in zip(grown.predict(side, y, at), local.predict(side, y, at), strict=False):
             assert torch.allclose(a[..., 2], b, atol=1e-4)

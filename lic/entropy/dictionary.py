@@ -21,8 +21,9 @@ from ..container import LEVELS
 from ..errors import LicError
 from ..exact import FRACTION, LevelTable, Table, add, is_exact, multiply, softmax2
 from . import gaussian, orders, seeding
-from .base import Z_LIMIT, EntropyModel, Side, SideInformation, read_latents, tables_of, write_latents
+from .base import Z_LIMIT, EntropyModel, read_latents, tables_of, write_latents
 from .factorized import COMPONENTS, mixtures, start_mixtures
+from .side import Side, SideInformation
 
 SWEEPS = 2  # over the map, to let each tile choose beside its neighbours' choices
 SHARE = 0.7  # of what each neighbour says by itself, as they say much the same

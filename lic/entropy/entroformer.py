@@ -24,7 +24,8 @@ from torch import Tensor
 from ..exact import ExactLinear, add, leaky, log_size
 from . import orders
 from .attention import Block
-from .base import EntropyModel, Head, Hyper, Side
+from .base import EntropyModel, Head
+from .side import Hyper, Side
 
 
 @dataclass(frozen=True)

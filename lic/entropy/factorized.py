@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..exact import LevelTable
 from . import seeding
-from .base import EntropyModel, Side, SideInformation
+from .base import EntropyModel
+from .side import Side, SideInformation
 
 COMPONENTS = 3
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_size, to_fixed, unit
 from . import gaussian, orders, tables
 from .attention import windows
-from .base import CHUNK, EntropyModel, Head, Hyper, Side
+from .base import CHUNK, EntropyModel, Head
+from .side import Hyper, Side
 
 REACH = 2  # of the context, 5x5
 PATCH = 1  # of the patches, 3x3

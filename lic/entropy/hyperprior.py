@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import EntropyModel, Head, Hyper, Side
+from .base import EntropyModel, Head
+from .side import Hyper, Side
 
 
 @dataclass(frozen=True)

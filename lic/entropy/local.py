@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..exact import ExactLinear, leaky
 from . import orders
-from .base import EntropyModel, Head, Hyper, Side
+from .base import EntropyModel, Head
+from .side import Hyper, Side
 
 REACH = 2  # 5x5
 

@@ -32,8 +32,9 @@ from ..errors import LicError
 from ..exact import FRACTION, LIMIT, ExactLinear, add, average, exp2_weights, is_exact, leaky, log_size, multiply
 from . import orders
 from .attention import windows
-from .base import EntropyModel, Head, Hyper, Side, to_rows
+from .base import EntropyModel, Head, to_rows
 from .sections import Section
+from .side import Hyper, Side
 
 FAR = 16  # where the mean similarity ends, in bits of the softmax; also that of a cell without references
 PROXY_LIMIT = 64  # features: sums of 4 LIMIT^2 each stay below 2^53

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ..errors import LicError
 from ..exact import ExactLinear, LevelTable, add, leaky, log_size
 from . import orders
-from .base import EntropyModel, Head, Hyper, Side
+from .base import EntropyModel, Head
+from .side import Hyper, Side
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
 

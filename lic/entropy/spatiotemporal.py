@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from ..exact import FRACTION, WEIGHT_FRACTION, ExactConv, ExactLinear, LevelTable, add, is_exact, leaky, log_size, multiply
 from . import motion, orders
-from .base import EntropyModel, Head, Hyper, Side
+from .base import EntropyModel, Head
 from .gaussian import Bounded
+from .side import Hyper, Side
 
 PIXELS = 3 * 16 * 16  # of the linear picture, for each position
 NOISE = 0.05  # see motion.search; in units of the picture's squared weights
