@@ -70,7 +70,7 @@ def test_damage_behind_a_mended_crc_is_still_noticed(tiny, sample):
         damaged = bytearray(payload)
         damaged[rng.integers(len(payload))] ^= 1 << rng.integers(8)
         with pytest.raises(Corrupt):
-            tiny.decode(container.pack(header, bytes(damaged)))
+            tiny.decode(container.pack(header, [dataclasses.replace(frame, payload=bytes(damaged))]))
     for length in range(0, len(payload), 50):
         with pytest.raises(Corrupt):
             tiny.decode(container.pack(header, [dataclasses.replace(frame, payload=payload[:length])]))
