@@ -82,7 +82,7 @@ def _not_the_same(source: Path, target: Path) -> None:
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True, help="0 (smallest) .. 100 (best).")
 @effort_option
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
-@click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model: parallel, local or hyperprior.")
+@click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model; see README.")
 @click.option("--temporal", default=TEMPORAL, show_default=True, metavar="NAME", help="Entropy model of predicted frames.")
 @click.option("--gop", type=click.IntRange(1), default=GOP, show_default=True, metavar="N", help="One frame in N, at least, stands alone.")
 @weights_option

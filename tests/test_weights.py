@@ -116,5 +116,7 @@ def test_transforms_are_found_beside_their_entropy_model_and_are_no_entropy_mode
 
 
 def test_shipped_weights_load():
-    for name in ("lite", "lite-hyperprior", "lite-local", "lite-parallel"):
+    names = locate.names()
+    assert {"lite", "lite-hyperprior", "lite-parallel", "lite-spatiotemporal"} <= set(names)
+    for name in names:
         weights.load(locate.by_name(name))
