@@ -261,4 +261,9 @@ def main() -> None:
             raise
         click.echo(f"lic: {_one_line(error)}", err=True)
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = 1
+    os._exit(code)  # nothing is left to do, and taking torch down in good order would take a second
