@@ -119,7 +119,8 @@ def test_jobs_measure_the_same(folder, tmp_path, results, monkeypatch):
     monkeypatch.setattr(run, "_whole_process", lambda *_: None)
     several = run.evaluate(folder, ["lite-hyperprior"], [20, 50, 80], ["jpeg"], tmp_path, jobs=2)
     assert several["fingerprints"] == results["fingerprints"]
-    assert [row["psnr"] for row in several["rows"]] == [row["psnr"] for row in results["rows"]]
+    psnr = [row["psnr"] for row in results["rows"]]  # other threads, other last bits: a sample in a million may be a level off
+    assert [row["psnr"] for row in several["rows"]] == pytest.approx(psnr, abs=0.001)
 
 
 def test_plots(results, tmp_path):
