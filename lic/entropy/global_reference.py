@@ -113,12 +113,8 @@ class GlobalReference(EntropyModel):
         if not self.config.reference:
             return
         parts = [self._news(side, y_hat, piece) for piece in at.split(CHUNK)]
-        news = {kind: torch.cat([part[kind] for part in parts], 1) for kind in (PATCHES, OFFERS, TRUST)}
-        if len(at) == y_hat[0, 0].numel():  # all at once, as in training: nothing to keep, and a gradient
-            side.memory.update(news)
-        else:
-            for kind, memory in self._memory(side).items():
-                memory[:, at] = news[kind]
+        for kind, memory in self._memory(side).items():
+            memory[:, at] = torch.cat([part[kind] for part in parts], 1)
 
     def _news(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         shown = orders.gather(y_hat, at, [(0, 0), *self.patch_taps])
