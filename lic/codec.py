@@ -10,6 +10,7 @@ A frame of a sequence is coded like a picture, by an entropy model that also kno
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ class Codec:
         height, width, _ = samples.shape
         level = _level(quality)
         models = self._load(self.path)
-        frame, _ = self._encode_frame(models, samples, level, effort)
+        frame, _ = self._code(models, *self._analysis(models, samples, level), level, effort)
         return container.pack(Header(width, height, models.fingerprint, level, profile), [frame])
 
     @torch.no_grad()
@@ -90,8 +91,7 @@ class Codec:
         if not 1 <= number <= len(frames):
             raise LicError(f"there is no frame {number}: the file has {len(frames)}")
         start = max(k for k in range(number) if not frames[k].predicted)
-        for models, latents in self.read(header, frames[start:number]):  # noqa: B007, the last ones are wanted
-            pass
+        models, latents = deque(self.read(header, frames[start:number]), maxlen=1).pop()
         return self._decode_frame(header, models, latents)
 
     @torch.no_grad()
@@ -119,9 +119,10 @@ class Codec:
                 raise LicError(f"frame {number}: {width}x{height} pixels, but the first frame has {header.width}x{header.height}")
             if profile != header.profile:
                 raise LicError(f"frame {number}: another ICC profile than the first frame's")
-            coded = [self._encode_frame(intra, samples, level, effort)]
+            rounded = self._analysis(intra, samples, level)
+            coded = [self._code(intra, *rounded, level, effort)]
             if frames and since_intra < gop:
-                coded.append(self._encode_frame(temporal, samples, level, effort, y_hat))
+                coded.append(self._code(temporal, *rounded, level, effort, y_hat))
             frame, y_hat = min(coded, key=lambda one: len(one[0].payload))
             frames.append(frame)
             since_intra = since_intra + 1 if frame.predicted else 1
@@ -149,7 +150,7 @@ class Codec:
             temporal = self._load(locate.by_fingerprint(header.predicted_by.hex(), self.folders))
             _check_pair(intra, temporal)
         h, w = (-(-side // STRIDE) * (STRIDE // 16) for side in (header.height, header.width))
-        level, y_hat = torch.tensor([header.level], device=self.device), None
+        level, y_hat = self._levels(header.level), None
         for frame in frames:
             models = temporal if frame.predicted else intra
             with self._timed("entropy"):
@@ -161,33 +162,38 @@ class Codec:
                 raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
             yield models, latents
 
-    def _encode_frame(
-        self, models: weights.Models, samples: np.ndarray, level: int, effort: int, previous: Tensor | None = None
-    ) -> tuple[Frame, Tensor]:
-        """samples: (H, W, 3) uint8; previous: y_hat of the frame to predict from, if any -> a frame, and its y_hat."""
+    def _analysis(self, models: weights.Models, samples: np.ndarray, level: int) -> tuple[Tensor, Tensor]:
+        """samples: (H, W, 3) uint8 -> x (1, 3, H, W) in [0, 1], and its rounded latents (1, M, h, w)."""
         with self._timed("transform"):
-            levels = torch.tensor([level], device=self.device)
-            x = _pad(torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255)
-            y = models.transforms.analysis(x.contiguous(memory_format=torch.channels_last), levels)
-            y_hat = torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
+            x = torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
+            padded = _pad(x).contiguous(memory_format=torch.channels_last)
+            y = models.transforms.analysis(padded, self._levels(level))
+            return x, torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
+
+    def _code(
+        self, models: weights.Models, x: Tensor, y_hat: Tensor, level: int, effort: int, previous: Tensor | None = None
+    ) -> tuple[Frame, Tensor]:
+        """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w) int64."""
         with self._timed("search"):
-            y_hat = search.refine(models, x, y_hat, levels, _rounds(effort), samples.shape[:2], previous).long()
+            y_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous).long()
         with self._timed("entropy"):
             writer = coders.Writer()
-            base.write(models.entropy, y_hat, levels, writer, previous)
+            base.write(models.entropy, y_hat, self._levels(level), writer, previous)
         return Frame(_checksum(y_hat), writer.bytes(), previous is not None), y_hat
 
     def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:
         with self._timed("transform"):
-            levels = torch.tensor([header.level], device=self.device)
             y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(*latents.table))
-            x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), levels)
+            x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
         return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
 
     def _samples(self, picture: Image.Image) -> tuple[np.ndarray, bytes | None]:
         container.check_size(*picture.size, self.max_pixels)
         return image.to_samples(picture)
+
+    def _levels(self, level: int) -> Tensor:
+        return torch.tensor([level], device=self.device)
 
     def _load(self, path: Path) -> weights.Models:
         with self._timed("load"):

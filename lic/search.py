@@ -27,12 +27,10 @@ ROUNDS = 2  # per unit of effort: every latent gets its turn once
 BLOCK, HALO = 48, 16  # latents in row and column that get their slopes at once; one reaches 8 others far
 
 
-def refine(
-    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, size: tuple[int, int], previous: Tensor | None = None
-) -> Tensor:
+def refine(models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None) -> Tensor:
     """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1]; float32 that holds integers.
 
-    level: (1,) int64; size: height and width of the picture, without the padding that x has; previous: see base.predict_all.
+    x is without padding: what pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all.
     """
     _, M, h, w = y_hat.shape
     colour = torch.arange(M)[:, None, None] + torch.arange(h)[:, None] + torch.arange(w)
@@ -41,7 +39,7 @@ def refine(
         if round_ % ROUNDS == 0:  # few latents move, so what the model says of them still holds when the others' turn comes
             parameters = gaussian.from_index(*base.predict_all(models.entropy, y_hat.long(), level, previous)[1])
         y_dec = gaussian.centroid(y_hat, *parameters)
-        slope = _slope(models.transforms, x, y_dec, level, size)
+        slope = _slope(models.transforms, x, y_dec, level)
         bits = gaussian.bits(y_hat, *parameters)
         least, move = torch.zeros_like(bits), torch.zeros_like(bits)
         for step in (-1, 1):
@@ -53,9 +51,9 @@ def refine(
     return y_hat
 
 
-def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
+def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> Tensor:
     """Derivative of WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, by y_dec."""
-    height, width = size
+    height, width = x.shape[2:]
     h, w = y_dec.shape[2:]
     worth = WORTH * lambda_of(transforms.config, level) * 255**2 / 3
     slope = torch.empty_like(y_dec)
@@ -65,7 +63,7 @@ def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor, size: tuple[int,
         pixels = slice(16 * up, min(16 * there[0].stop, height)), slice(16 * low, min(16 * there[1].stop, width))
         with torch.enable_grad():
             part = y_dec[:, :, *there].contiguous(memory_format=torch.channels_last).detach().requires_grad_()
-            target = x[:, :, *pixels]  # without what pads the picture: that may be wrong
+            target = x[:, :, *pixels]
             error = transforms.synthesis(part, level).float()[:, :, : target.shape[2], : target.shape[3]] - target
             (grad,) = torch.autograd.grad(worth * error.square().sum(), part)
         here = slice(top, top + BLOCK), slice(left, left + BLOCK)

@@ -39,7 +39,7 @@ def test_best_keys_are_legal_few_and_the_first_of_equals():
     assert attention._best(scores, legal, 9)[0, 0].tolist() == legal.tolist()
 
 
-@pytest.mark.parametrize("name", ["entroformer", "entroformer-parallel"])
+@pytest.mark.parametrize("name", ["entroformer", "entroformer-parallel", "global-parallel"])
 def test_pictures_of_several_windows_write_and_read_the_same_latents(name, monkeypatch):
     model = weights.load_models(locate.by_name(f"tiny-{name}", (TINY,)), torch.device("cpu")).entropy
     y_hat = draw(model, 8, 12)

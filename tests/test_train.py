@@ -11,7 +11,8 @@ from PIL import Image
 from test_cli import lic
 
 from lic.codec import Codec
-from lic.entropy.hyperprior import Hyperprior, HyperpriorConfig
+from lic.entropy.hyperprior import Hyperprior
+from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
 from lic.train import data, export, linear_start, loop, loss, pairs
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
@@ -20,7 +21,9 @@ SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "
 SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
 SMALL_CONFIGS = {  # of models that want another one
     "factorized": {}, "local-dictionary": {"entries": 5},
-    "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]}, "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
+    "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
+    "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "token": 16, "heads": 2},
+    "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
 }  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def test_linear_start_is_a_working_codec(folder, width):
     torch.manual_seed(0)
     pictures, held_out = data.load(folder, torch.device("cpu"))
     transforms = PatchTransforms(TransformsConfig(width=width, latents=256))
-    entropy = Hyperprior(HyperpriorConfig())
+    entropy = Hyperprior(Sizes())
     linear_start.initialise(transforms, entropy, pictures.crops(64, 128, torch.Generator().manual_seed(0)))
     x = held_out.centres(128)
     level = torch.full((len(x),), 4096)

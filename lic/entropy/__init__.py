@@ -4,18 +4,20 @@ from .dictionary import DictionaryConfig, LocalDictionary
 from .entroformer import Entroformer, EntroformerConfig, EntroformerParallelConfig
 from .factorized import Factorized, FactorizedConfig
 from .global_reference import GlobalReference, GlobalReferenceConfig
-from .hyperprior import Hyperprior, HyperpriorConfig
+from .hyperprior import Hyperprior
 from .local import Local, LocalConfig
 from .non_local import NonLocal, NonLocalConfig
-from .sections import CrossChannelConfig, ParallelConfig, Sections
+from .sections import CrossChannelConfig, GlobalParallelConfig, ParallelConfig, Sections
+from .side import Sizes
 from .spatiotemporal import Spatiotemporal, SpatiotemporalConfig
 
 ENTROPY_MODELS = {
     "factorized": (Factorized, FactorizedConfig),
     "local-dictionary": (LocalDictionary, DictionaryConfig),
-    "hyperprior": (Hyperprior, HyperpriorConfig),
+    "hyperprior": (Hyperprior, Sizes),
     "local": (Local, LocalConfig),
     "parallel": (Sections, ParallelConfig),
+    "global-parallel": (Sections, GlobalParallelConfig),
     "cross-channel": (Sections, CrossChannelConfig),
     "nonlocal": (NonLocal, NonLocalConfig),
     "global-reference": (GlobalReference, GlobalReferenceConfig),

@@ -25,17 +25,13 @@ from ..exact import ExactLinear, add, leaky, log_size
 from . import orders
 from .attention import Block
 from .base import EntropyModel, Head
-from .side import Hyper, Side
+from .side import Hyper, Side, Sizes
 
 
 @dataclass(frozen=True)
-class EntroformerConfig:
+class EntroformerConfig(Sizes):
     """Sizes of an `Entroformer`, and its switches."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
     reach: int = 2  # of the neighbours
     context: int = 256  # features of the neighbours
     hidden: int = 384
@@ -46,7 +42,6 @@ class EntroformerConfig:
     ratio: int = 2  # of the layers in the blocks
     top: int = 32  # keys per cell and head; 0: all
     diamond: int = 3  # reach of relative positions; 0: only here or elsewhere
-    anchors: int = 9
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Entroformer(EntropyModel):
     def __init__(self, config: EntroformerConfig):
         super().__init__()
         self.config, self.latents = config, config.latents
-        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.hyper = Hyper(config)
         self.taps = orders.known_taps(self._steps(8, 8), config.reach)
         self.context = ExactLinear(len(self.taps) * config.latents, config.context)
         self.hidden = ExactLinear(config.context + config.side, config.hidden)

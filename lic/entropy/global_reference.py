@@ -27,7 +27,7 @@ from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_
 from . import gaussian, orders, tables
 from .attention import windows
 from .base import CHUNK, EntropyModel, Head
-from .side import Hyper, Side
+from .side import Hyper, Side, Sizes
 
 REACH = 2  # of the context, 5x5
 PATCH = 1  # of the patches, 3x3
@@ -37,20 +37,15 @@ PATCHES, OFFERS, TRUST = range(3)  # side.memory of known cells: (B, h w, taps M
 
 
 @dataclass(frozen=True)
-class GlobalReferenceConfig:
+class GlobalReferenceConfig(Sizes):
     """Sizes of a `GlobalReference`, and its switches."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
     context: int = 256  # features of the window
     hidden: int = 384
     transfer: int = 192  # features of the reference
     reference: bool = True  # False: Gaussians 1 and 3 only
     confidence: bool = True  # False: without log U
     logarithms: bool = True  # False: similarity of the latents themselves
-    anchors: int = 9
 
 
 class Component(nn.Module):
@@ -76,7 +71,7 @@ class GlobalReference(EntropyModel):
         transfer = config.transfer if config.reference else 0
         self.taps = orders.known_taps(orders.wavefront(8, 8, REACH), REACH)
         self.patch_taps = orders.known_taps(orders.wavefront(8, 8, REACH), PATCH)
-        self.hyper = Hyper(M, config.width, config.z_channels, config.side, anchors)
+        self.hyper = Hyper(config)
         self.context = ExactLinear(len(self.taps) * M, config.context)
         self.by_context = Component(config.context, hidden, M, anchors)
         if config.reference:

@@ -3,33 +3,20 @@
 z_hat ─ h_s ─► features ─ linear ─► mean, scale of all latents: one step
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .base import EntropyModel, Head
-from .side import Hyper, Side
-
-
-@dataclass(frozen=True)
-class HyperpriorConfig:
-    """Sizes of a `Hyperprior`."""
-
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
-    anchors: int = 9
+from .side import Hyper, Side, Sizes
 
 
 class Hyperprior(EntropyModel):
     """One group, one step."""
 
-    def __init__(self, config: HyperpriorConfig):
+    def __init__(self, config: Sizes):
         super().__init__()
         self.config, self.latents = config, config.latents
-        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
 
     def order(self, h: int, w: int) -> Tensor:

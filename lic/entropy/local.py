@@ -15,22 +15,17 @@ from torch import Tensor
 from ..exact import ExactLinear, leaky
 from . import orders
 from .base import EntropyModel, Head
-from .side import Hyper, Side
+from .side import Hyper, Side, Sizes
 
 REACH = 2  # 5x5
 
 
 @dataclass(frozen=True)
-class LocalConfig:
+class LocalConfig(Sizes):
     """Sizes of a `Local`."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
     context: int = 256  # features of the window
     hidden: int = 384
-    anchors: int = 9
 
 
 class Local(EntropyModel):
@@ -39,7 +34,7 @@ class Local(EntropyModel):
     def __init__(self, config: LocalConfig):
         super().__init__()
         self.config, self.latents = config, config.latents
-        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.hyper = Hyper(config)
         self.taps = orders.known_taps(orders.wavefront(8, 8, REACH), REACH)
         self.context = ExactLinear(len(self.taps) * config.latents, config.context)
         self.hidden = ExactLinear(config.context + config.side, config.hidden)

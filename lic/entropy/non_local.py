@@ -34,7 +34,7 @@ from . import orders
 from .attention import windows
 from .base import EntropyModel, Head, to_rows
 from .sections import Section
-from .side import Hyper, Side
+from .side import Hyper, Side, Sizes
 
 FAR = 16  # where the mean similarity ends, in bits of the softmax; also that of a cell without references
 PROXY_LIMIT = 64  # features: sums of 4 LIMIT^2 each stay below 2^53
@@ -43,19 +43,14 @@ LATENTS, PROXIES = 0, 1  # keys of side.memory
 
 
 @dataclass(frozen=True)
-class NonLocalConfig:
+class NonLocalConfig(Sizes):
     """Sizes of a `NonLocal`, and its switch."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
     groups: int = 8
     reach: int = 1  # of the neighbours
     hidden: int = 128
     proxy: int = 24  # features, at most PROXY_LIMIT
     references: str = "gated"  # plain: their similarity is not looked at; none: masked context only
-    anchors: int = 9
 
 
 class References(nn.Module):
@@ -123,7 +118,7 @@ class NonLocal(EntropyModel):
         if config.references not in REFERENCES:
             raise LicError(f"unknown references {config.references!r}; known: {', '.join(REFERENCES)}")
         self.size = C = config.latents // config.groups
-        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
         planes = self.order(8, 8)
         self.taps = [[orders.known_taps(own, config.reach, other) for other in planes] for own in planes]

@@ -22,6 +22,14 @@ def checkerboard(h: int, w: int) -> Tensor:
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
 
 
+def quarters(h: int, w: int) -> Tensor:
+    """0 at even rows and columns, 1 at odd ones, then even rows, then odd ones: (h, w) int64.
+
+    The first quarter is diagonal to the second, and both are next to all of the rest.
+    """
+    return torch.tensor([[0, 2], [3, 1]])[torch.arange(h)[:, None] % 2, torch.arange(w) % 2]
+
+
 def diagonals(groups: int, h: int, w: int) -> Tensor:
     """Group + row + col: (groups, h, w) int64. All cells of a plane at once: groups + h + w - 2 steps."""
     return sum(torch.meshgrid(*(torch.arange(n) for n in (groups, h, w)), indexing="ij"))
@@ -29,6 +37,7 @@ def diagonals(groups: int, h: int, w: int) -> Tensor:
 
 ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
     "checkerboard": (checkerboard, 1),
+    "quarters": (quarters, 1),
     "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
     "none": (lambda h, w: torch.zeros(h, w, dtype=torch.int64), 0),
 }

@@ -1,21 +1,27 @@
-"""`parallel` and `cross-channel`: sections of channels, one after the other, each in an order of its own.
+"""`parallel`, `global-parallel`, `cross-channel`: sections of channels, one after the other, each in an order of its own.
 
 A section sees all positions of earlier sections, and of its own channels the neighbours that its order lets it know:
 
-    parallel        six uneven sections, each a checkerboard: black cells, then white ones; 12 steps for any size.
-                    Space-channel context of ELIC (He et al. 2022, section 3.2), checkerboard of He et al. 2021
-    cross-channel   four equal sections, each a wavefront over a causal 5x5 window (Ma et al. 2021); 4 (w + 3 (h - 1)) steps
+    parallel         six uneven sections, each a checkerboard: black cells, then white ones; 12 steps for any size.
+                     Space-channel context of ELIC (He et al. 2022, section 3.2), checkerboard of He et al. 2021
+    global-parallel  the same, the first two sections in quarters, and every section looks beyond its neighbours: its
+                     cells attend to all of its known cells (Qian et al. 2022); 16 steps for any size
+    cross-channel    four equal sections, each a wavefront over a causal 5x5 window (Ma et al. 2021); 4 (w + 3 (h - 1)) steps
 
-    z_hat ─ h_s ─► features ──────────────────────┬── linear ─► mean, scale ─┐
-    y_hat of earlier sections ──────┐             │                          +─► mean, scale
-    y_hat of this one, if known ────┴─ context ─ layer ─ layer ─► correction ┘
+    z_hat ─ h_s ─► features ───────────────┬───────────────────────────── linear ─► mean, scale ─┐
+    y_hat of earlier sections ────────┬────┤                                                     +─► mean, scale
+    y_hat of this one, neighbours ────│────┴─ context ─ layer ─┬──────── + ─ layer ─► correction ┘
+                                      │                        └─ query ─┴─ attention
+    y_hat of this one, known cells ───┴────────────────────── keys, values ─────┘
 
-Without the correction this is a hyperprior, so training can start from one. Next to the latents the layers see
-log2(1 + |y|) of the same ones: scales follow sizes, over many octaves, and two layers cannot make a logarithm.
+Without the correction this is a hyperprior, so training can start from one, and without attention `global-parallel` is
+`parallel`. Next to the latents the layers see log2(1 + |y|) of the same ones: scales follow sizes, over many octaves, and
+two layers cannot make a logarithm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +29,32 @@ from torch import Tensor, nn
 from ..errors import LicError
 from ..exact import ExactLinear, LevelTable, add, leaky, log_size
 from . import orders
-from .base import EntropyModel, Head
-from .side import Hyper, Side
+from .attention import Block
+from .base import CHUNK, EntropyModel, Head
+from .side import Hyper, Side, Sizes
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
 
 
 @dataclass(frozen=True)
-class ParallelConfig:
+class ParallelConfig(Sizes):
     """Sizes of `Sections`."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N
-    side: int = 192  # features of the side information
     sections: tuple[int, ...] = (1, 1, 2, 3, 3, 6)  # their shares of the channels; strong channels come first
-    inside: str = "checkerboard"  # key of ORDERS
+    inside: str | tuple[str, ...] = "checkerboard"  # keys of ORDERS, one for each section; the last one for all others, too
     hidden: int = 160
-    anchors: int = 9
+    token: int = 0  # features of attention; 0: without
+    heads: int = 3
+    ratio: int = 2  # of the layer in the block
+    diamond: int = 3  # reach of relative positions
+
+
+@dataclass(frozen=True)
+class GlobalParallelConfig(ParallelConfig):
+    """The same with other defaults."""
+
+    inside: tuple[str, ...] = ("quarters", "quarters", "checkerboard")
+    token: int = 96
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class CrossChannelConfig(ParallelConfig):
 
     sections: tuple[int, ...] = (1, 1, 1, 1)
     inside: str = "wavefront"
+    hidden: int = 320
 
 
 class Section(nn.Module):
@@ -68,54 +83,111 @@ class Section(nn.Module):
         return self.correction(leaky(self.hidden(fuse(x) if fuse else x)))
 
 
+class Attention(nn.Module):
+    """Adds to the features of one section's cells what its known cells say, wherever they are."""
+
+    def __init__(self, inputs: int, config: ParallelConfig):
+        super().__init__()
+        self.known = ExactLinear(inputs, config.token)
+        self.query = ExactLinear(config.hidden, config.token)
+        self.block = Block(config.token, config.heads, config.ratio, config.diamond)
+        self.correction = ExactLinear(config.token, config.hidden)
+        nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
+
+    def remember(self, rows: Tensor) -> Tensor:
+        """What is known of cells (B, n, inputs) -> keys and values (B, n, 2 token)."""
+        return self.block.known(self.known(rows))
+
+    def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor) -> Tensor:
+        """Features (B, n, hidden) of the positions `at` (n,) -> the same; known: (B, h w, 2 token); steps: (h, w)."""
+        return add(x, self.correction(self.block(self.query(x), at, known, steps, False, 0)))
+
+
 class Sections(EntropyModel):
-    """sum(sections) groups; as many times the steps of one section's order as there are sections."""
+    """sum(sections) groups; the steps of one section's order after those of the other."""
 
     def __init__(self, config: ParallelConfig):
         super().__init__()
         self.config, self.latents, self.groups = config, config.latents, sum(config.sections)
         if min(config.sections) < 1 or config.latents % self.groups:
             raise LicError(f"{config.latents} latent channels cannot be split in sections of shares {tuple(config.sections)}")
-        self.inside, reach = orders.by_name(config.inside)
-        self.taps = orders.known_taps(self.inside(8, 8), reach)
-        self.hyper = Hyper(config.latents, config.width, config.z_channels, config.side, config.anchors)
+        names = [config.inside] if isinstance(config.inside, str) else [*config.inside]
+        if not 1 <= len(names) <= len(config.sections):
+            raise LicError(f"{len(config.sections)} sections cannot have {len(names)} orders")
+        names += names[-1:] * (len(config.sections) - len(names))
+        self.inside, reaches = zip(*map(orders.by_name, names), strict=True)
+        self.taps = [orders.known_taps(inside(8, 8), reach) for inside, reach in zip(self.inside, reaches, strict=True)]
+        self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group
         size = config.latents // self.groups
         self.first = [size * sum(config.sections[:k]) for k in range(len(config.sections) + 1)]  # channel of each section
-        self.sections = nn.ModuleList()
-        for begin, end in zip(self.first, self.first[1:], strict=False):
-            inputs = config.side + 2 * len(HERE) * begin + 2 * len(self.taps) * (end - begin)
+        self.sections, self.attention = nn.ModuleList(), nn.ModuleList()
+        for begin, end, taps in zip(self.first, self.first[1:], self.taps, strict=False):
+            inputs = config.side + 2 * len(HERE) * begin + 2 * len(taps) * (end - begin)
             self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors))
+            if config.token:
+                self.attention.append(Attention(config.side + 2 * end, config))
 
     def order(self, h: int, w: int) -> Tensor:
-        steps = self.inside(h, w)
-        return (int(steps.max()) + 1) * self.section_of[:, None, None] + steps
+        steps = [inside(h, w) for inside in self.inside]
+        begins = torch.tensor([0, *(int(x.max()) + 1 for x in steps)]).cumsum(0)
+        return torch.stack([begins[k] + steps[k] for k in self.section_of.tolist()])
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        h, w = y_hat.shape[2:]
-        B, C, section_of = len(y_hat), self.latents // self.groups, self.section_of.to(at.device)
-        group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
+        B, C = len(y_hat), self.latents // self.groups
         rows, order = [], []
-        for k, begin in enumerate(self.first[:-1]):
-            cells = torch.nonzero(section_of[group] == k)[:, 0]
-            if len(cells):
-                here, row = torch.unique(position[cells], return_inverse=True)
-                predicted = self._predict_section(k, side, y_hat, here).view(B, len(here), 2, -1, C).transpose(2, 3)
-                rows.append(predicted[:, row, group[cells] - begin // C])  # (B, cells, 2, C)
-                order.append(cells)
+        for k, cells, group, position in self._by_section(at, *y_hat.shape[2:]):
+            here, row = torch.unique(position, return_inverse=True)
+            predicted = self._predict_section(k, side, y_hat, here).view(B, len(here), 2, -1, C).transpose(2, 3)
+            rows.append(predicted[:, row, group - self.first[k] // C])  # (B, cells, 2, C)
+            order.append(cells)
         mean, t = torch.cat(rows, 1)[:, torch.argsort(torch.cat(order))].unbind(2)
         return mean, t
+
+    def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
+        """Keys and values of the cells `at`, rows of side.memory[section]; of a section's last step nobody asks."""
+        h, w = y_hat.shape[2:]
+        for k, _, _, position in self._by_section(at, h, w) if self.attention else ():
+            steps = self.inside[k](h, w).flatten().to(at.device)
+            here = torch.unique(position)
+            here = here[steps[here] < steps.max()]
+            for piece in here.split(CHUNK):
+                latents = _with_sizes(orders.gather(y_hat[:, : self.first[k + 1]], piece, [(0, 0)]), 1)
+                rows = torch.cat((_features(side, piece), latents), -1)
+                self._memory(side, k)[:, piece] = self.attention[k].remember(rows)
+
+    def _memory(self, side: Side, k: int) -> Tensor:
+        B, _, h, w = side.features.shape
+        if k not in side.memory:
+            side.memory[k] = side.features.new_zeros(B, h * w, 2 * self.config.token)
+        return side.memory[k]
+
+    def _by_section(self, at: Tensor, h: int, w: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Of every section among the cells `at`: its number, where they are in `at`, their groups and their positions."""
+        group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
+        section = self.section_of.to(at.device)[group]
+        for k in torch.unique(section).tolist():
+            cells = torch.nonzero(section == k)[:, 0]
+            yield k, cells, group[cells], position[cells]
 
     def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> Tensor:
         """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t."""
         begin, end = self.first[k : k + 2]
-        order = self.inside(*y_hat.shape[2:])
-        features = side.features.flatten(2)[:, :, at].transpose(1, 2)
+        order = self.inside[k](*y_hat.shape[2:])
+        features = _features(side, at)
         earlier = _with_sizes(orders.gather(y_hat[:, :begin], at, HERE), len(HERE))
-        own = _with_sizes(orders.gather(y_hat[:, begin:end], at, self.taps, order), len(self.taps))
+        own = _with_sizes(orders.gather(y_hat[:, begin:end], at, self.taps[k], order), len(self.taps[k]))
+        fuse = None
+        if self.attention:
+            fuse = partial(self.attention[k], at=at, known=self._memory(side, k), steps=order.to(at.device))
         prior = torch.cat(self.head(features, side.level, slice(begin, end)), -1)
-        return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level)
+        return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level, fuse)
+
+
+def _features(side: Side, at: Tensor) -> Tensor:
+    """(B, n, S) of the positions `at`."""
+    return side.features.flatten(2)[:, :, at].transpose(1, 2)
 
 
 def _with_sizes(rows: Tensor, taps: int) -> Tensor:

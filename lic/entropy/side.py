@@ -55,26 +55,37 @@ class SideInformation(nn.Module):
         return coder.code([x.flatten(0, 3) for x in table], None if z_hat is None else z_hat.flatten()).reshape(size)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of models with a hyperprior; their configs add to it."""
+
+    latents: int = 256  # M
+    width: int = 128  # of the hyper networks
+    z_channels: int = 96  # N
+    side: int = 192  # S, features of the side information
+    anchors: int = 9
+
+
 class Hyper(SideInformation):
     """Hyper-analysis h_a, prior of z, hyper-synthesis h_s (Minnen et al. 2018, section 2).
 
     y_hat (M, h, w) ─ h_a, float ─► z (N, h/4, w/4) ─ round ─► z_hat ─ h_s, exact ─► features (S, h, w)
     """
 
-    def __init__(self, latents: int, width: int, z_channels: int, side: int, anchors: int):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        D, N = width, z_channels
+        D, N = sizes.width, sizes.z_channels
         self.h_a = nn.Sequential(
-            nn.Conv2d(latents, D, 1), nn.SiLU(),
+            nn.Conv2d(sizes.latents, D, 1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, D, 1), nn.SiLU(),
             nn.Conv2d(D, D, 3, padding=1), nn.SiLU(),
             nn.PixelUnshuffle(2), nn.Conv2d(4 * D, N, 1),
         )  # fmt: skip
-        self.prior = LevelTable(anchors, 2 * N)  # mean and scale of every channel of z
+        self.prior = LevelTable(sizes.anchors, 2 * N)  # mean and scale of every channel of z
         self.up1 = ExactConv(N, 4 * D, 1)
         self.mix1 = ExactConv(D, D, 3)
         self.up2 = ExactConv(D, 4 * D, 1)
-        self.mix2 = ExactConv(D, side, 3)
+        self.mix2 = ExactConv(D, sizes.side, 3)
         self.shuffle = nn.PixelShuffle(2)
 
     def size(self, h: int, w: int) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ is to add y_previous to every mean; here a share of it between 0 and 1 is added,
 prediction holds, 0 behind a cut. With a share of 0 this is a hyperprior, so training can start from one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -30,24 +30,19 @@ from ..exact import FRACTION, WEIGHT_FRACTION, ExactConv, ExactLinear, LevelTabl
 from . import motion, orders
 from .base import EntropyModel, Head
 from .gaussian import Bounded
-from .side import Hyper, Side
+from .side import Hyper, Side, Sizes
 
 PIXELS = 3 * 16 * 16  # of the linear picture, for each position
 NOISE = 0.05  # see motion.search; in units of the picture's squared weights
 
 
 @dataclass(frozen=True)
-class SpatiotemporalConfig:
+class SpatiotemporalConfig(Sizes):
     """Sizes of a `Spatiotemporal`."""
 
-    latents: int = 256  # M
-    width: int = 128  # of the hyper networks
-    z_channels: int = 96  # N, motion included
-    side: int = 192  # features of the side information
     tpm: bool = True  # follow the motion; else the previous latents are the prediction, as they are
     spm: str = "checkerboard"  # key of ORDERS: which neighbours in this frame to look at, "none" for none
     hidden: int = 256
-    anchors: int = 9
 
 
 class Spatiotemporal(EntropyModel):
@@ -61,7 +56,7 @@ class Spatiotemporal(EntropyModel):
         self.steps, reach = orders.by_name(config.spm)
         self.taps = orders.known_taps(self.steps(8, 8), reach)
         M, S, D = config.latents, config.side, config.hidden
-        self.hyper = Hyper(2 * M, config.width, config.z_channels, S, config.anchors)
+        self.hyper = Hyper(replace(config, latents=2 * M))
         if config.tpm:
             self.picture = ExactConv(M, PIXELS, 1)
             self.change = ExactConv(PIXELS, M, 1)
