@@ -109,6 +109,11 @@ def leaky(x: Tensor) -> Tensor:
     return torch.floor(y) if is_exact(x) else y
 
 
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] of whole numbers of any dtype, several times as fast as that."""
+    return table.index_select(0, index.flatten().int()).view(index.shape)
+
+
 @cache
 def _log_table(device: torch.device) -> Tensor:
     """floor(2^FRACTION log2(1 + n)) for n = 0, 1, ...: counted bits of an integer power, not a rounded logarithm."""
@@ -118,8 +123,8 @@ def _log_table(device: torch.device) -> Tensor:
 def log_size(x: Tensor) -> Tensor:
     """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest); no gradient."""
     exact = is_exact(x)
-    size = (x.detach() * 2.0**-FRACTION if exact else x.detach()).abs().clamp(max=LOG_ENTRIES - 1).round().long()
-    value = _log_table(x.device)[size]
+    size = (x.detach() * 2.0**-FRACTION if exact else x.detach()).abs().clamp(max=LOG_ENTRIES - 1).round()
+    value = look_up(_log_table(x.device), size)
     return value.to(x.dtype) if exact else value.to(x.dtype) * 2.0**-FRACTION
 
 
@@ -155,13 +160,13 @@ def exp2_weights(scores: Tensor, legal: Tensor | None = None) -> Tensor:
 
     legal: bool, broadcast to the scores; the weight of an illegal entry is 0, whatever its score.
     """
-    if legal is not None:
-        scores = scores.masked_fill(~legal, -torch.inf)
+    if legal is not None:  # adding a smaller tensor is much faster than filling a larger one
+        scores = scores + torch.zeros_like(legal, dtype=scores.dtype).masked_fill_(~legal, -torch.inf)
     top = scores.detach().amax(-1, keepdim=True).clamp_min(-(2.0**52))  # a row without legal entries has one too
     if not is_exact(scores):
         return torch.exp2(scores - top)
     table = _exp2_table(scores.device)
-    return table[(top - scores).clamp(max=len(table) - 1).long()]
+    return look_up(table, (top - scores).clamp(max=len(table) - 1))
 
 
 def average(weights: Tensor, values: Tensor) -> Tensor:

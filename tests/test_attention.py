@@ -9,11 +9,21 @@ from lic import coders, locate, weights
 from lic.entropy import attention, base
 
 
-def test_diamond_numbers_near_positions_apart_and_far_ones_alike():
-    numbers = attention.diamond(3)
-    assert sorted(numbers[numbers > 0].tolist()) == list(range(1, 26))
-    assert numbers[0, 0] == numbers[2, 0] == 0 < numbers[3, 0]
-    assert attention.diamond(0).tolist() == [[1]]
+def test_diamond_holds_near_positions():
+    assert attention.diamond(0) == [(0, 0)]
+    assert len(attention.diamond(3)) == 25
+    assert attention.diamond(1) == [(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)]
+
+
+def test_scores_by_position_tell_near_keys_apart_and_far_ones_alike():
+    block = attention.Block(4, 2, 1, 1)
+    q = torch.randn(1, 2, 3, 2)
+    keys = torch.tensor([0, 1, 4, 5, 7, 8])  # of 3 x 4 positions
+    scores = block._by_position(q, torch.tensor([0, 5, 11]), keys, 3, 4)
+    far, up, left, here, right, down = block.near(q).unbind(-1)
+    expected = [[here, right, down, far, far, far], [far, up, left, here, far, far], [far, far, far, far, up, far]]
+    for row, columns in enumerate(expected):
+        assert torch.equal(scores[:, :, row], torch.stack([column[:, :, row] for column in columns], -1))
 
 
 def test_windows_hold_every_row_once_with_all_keys_of_its_window(monkeypatch):

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ..exact import FRACTION, ExactLinear, add, average, exp2_weights, is_exact, leaky
+from . import orders
 
 WINDOW = 64  # positions; part of the format
 PIECE = 64  # rows: their scores should stay in the cache
 
 
-def diamond(reach: int) -> Tensor:
-    """Numbers of relative positions: (2 reach + 1, 2 reach + 1) int64, 1, 2, … where |row| + |col| <= reach, 0 elsewhere."""
-    far = torch.arange(-reach, reach + 1).abs()
-    near = (far + far[:, None] <= reach).flatten()
-    return (near.cumsum(0) * near).view(2 * reach + 1, -1)
+def diamond(reach: int) -> list[tuple[int, int]]:
+    """Relative positions (row, col) with |row| + |col| <= reach, in raster order."""
+    offsets = range(-reach, reach + 1)
+    return [(row, col) for row in offsets for col in offsets if abs(row) + abs(col) <= reach]
 
 
 def windows(at: Tensor, h: int, w: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -42,10 +42,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, ratio: int, reach: int):
         super().__init__()
-        self.heads, self.depth, self.reach = heads, width // heads, reach
+        self.heads, self.depth, self.offsets = heads, width // heads, diamond(reach)
         self.query = ExactLinear(width, width)
         self.known = ExactLinear(width, 2 * width)  # keys and values
-        self.near = ExactLinear(self.depth, int(diamond(reach).max()) + 1)  # products of queries and position vectors
+        self.near = ExactLinear(self.depth, 1 + len(self.offsets))  # products of queries and position vectors, first that of all far ones
         self.gather = ExactLinear(width, width)
         self.expand = ExactLinear(width, ratio * width)
         self.mix = ExactLinear(ratio * width, width)
@@ -61,25 +61,28 @@ class Block(nn.Module):
         parts, order = [], []
         q, index = self.query(x), steps.flatten()
         for rows, keys in windows(at, *steps.shape):
-            legal = index[keys] <= index[at[rows], None] if itself else index[keys] < index[at[rows], None]
-            seen = torch.nonzero(legal.any(0))[:, 0] if bool(legal.any()) else keys.new_zeros(1)  # about half of the keys
-            keys, legal = keys[seen], legal[:, seen]
-            k, v = known[:, keys].unflatten(2, (2, self.heads, self.depth)).permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
+            own, theirs = index[at[rows], None], index[keys]
+            keys = keys[theirs <= own.max() if itself else theirs < own.max()]  # about half of them
+            if not len(keys):
+                keys = at[rows][:1]  # not legal, but some key there must be
+            legal = index[keys] <= own if itself else index[keys] < own
+            k, v = known.index_select(1, keys).unflatten(2, (2, self.heads, self.depth)).permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
             queries = q[:, rows].unflatten(2, (self.heads, self.depth)).transpose(1, 2)
-            scores = add(_product(queries, k), self._by_position(queries, at[rows], keys, steps.shape[1]))
+            scores = add(_product(queries, k), self._by_position(queries, at[rows], keys, *steps.shape))
             found = average(exp2_weights(scores, _best(scores, legal, top) if top else legal), v)
             parts.append(found.transpose(1, 2).flatten(2))
             order.append(rows)
         x = add(x, self.gather(torch.cat(parts, 1)[:, torch.argsort(torch.cat(order))]))
         return add(x, self.mix(leaky(self.expand(x))))
 
-    def _by_position(self, q: Tensor, at: Tensor, keys: Tensor, w: int) -> Tensor:
-        """(B, heads, n, depth) -> (B, heads, n, keys): a table of few products, gathered (never a vector per pair)."""
-        numbers, R = diamond(self.reach).to(at.device), self.reach
-        row, col = (f(keys, w) - f(at, w)[:, None] for f in (lambda p, w: torch.div(p, w, rounding_mode="floor"), torch.remainder))
-        near = (row.abs() <= R) & (col.abs() <= R)
-        number = torch.where(near, numbers[row.clamp(-R, R) + R, col.clamp(-R, R) + R], 0)
-        return self.near(q).gather(3, number.expand(*q.shape[:2], *number.shape))
+    def _by_position(self, q: Tensor, at: Tensor, keys: Tensor, h: int, w: int) -> Tensor:
+        """(B, heads, n, depth) -> (B, heads, n, keys): one product for all far keys, others for the few near ones."""
+        products, N = self.near(q), len(keys)
+        position, inside = orders.neighbours(at, self.offsets, h, w)  # (n, near)
+        place = torch.full((h * w,), N, device=at.device).index_copy_(0, keys, torch.arange(N, device=at.device))
+        place = torch.where(inside, place[position], N)  # column N is for those that are no keys
+        scores = products[..., :1].expand(*products.shape[:3], N + 1)
+        return scores.scatter(3, place.expand(*products.shape[:2], *place.shape), products[..., 1:])[..., :N]
 
 
 def _product(q: Tensor, k: Tensor) -> Tensor:

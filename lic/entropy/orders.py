@@ -86,5 +86,5 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
     if order is not None:
         steps = order.flatten().to(y.device)
         seen &= steps[index] < steps[at][:, None]
-    found = y.flatten(2).transpose(1, 2)[:, index]  # (B, n, taps, C)
+    found = y.flatten(2).transpose(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)  # (B, n, taps, C)
     return found.mul_(seen[..., None].to(y.dtype)).flatten(2)
