@@ -95,10 +95,7 @@ class Entroformer(EntropyModel):
 
     def _memory(self, side: Side) -> list[Tensor]:
         """One (B, h w, 2 token) per block."""
-        B, _, h, w = side.features.shape
-        if not side.memory:
-            side.memory |= {k: side.features.new_zeros(B, h * w, 2 * self.config.token) for k in range(len(self.blocks))}
-        return list(side.memory.values())
+        return [side.kept(k, 2 * self.config.token) for k in range(len(self.blocks))]
 
     def _top(self) -> int:
         """In training a random number around the real one: the blocks must not count on it (section 3.1)."""
@@ -109,5 +106,5 @@ class Entroformer(EntropyModel):
         """What the hyperprior and the neighbours say: features (B, n, side) and hidden (B, n, hidden)."""
         order = self._steps(*y_hat.shape[2:]) if self.config.order == "checkerboard" else None  # wavefronts know all their taps
         context = leaky(self.context(orders.gather(y_hat, at, self.taps, order)))
-        features = side.features.flatten(2)[:, :, at].transpose(1, 2)
+        features = side.rows(at)
         return features, leaky(self.hidden(torch.cat((context, features), -1)))

@@ -33,7 +33,7 @@ REACH = 2  # of the context, 5x5
 PATCH = 1  # of the patches, 3x3
 LEAST = 11  # S and U count in units of 2^-LEAST
 HARDLY = -8.0  # logit of Gaussians 1 and 2 at the start, against that of Gaussian 3: no effect, but a gradient
-PATCHES, OFFERS, TRUST = range(3)  # side.memory of known cells: (B, h w, taps M) int16, (B, h w, transfer), (B, h w) log2 U
+PATCHES, OFFERS, TRUST = range(3)  # side.memory of known cells: (B, h w, taps M) int16, (B, h w, transfer), (B, h w, 1) log2 U
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class GlobalReference(EntropyModel):
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         context = self._context(y_hat, at)
-        features = side.features.flatten(2)[:, :, at].transpose(1, 2)
+        features = side.rows(at)
         gaussians, seen = [self.by_context(context, side.level)], [context, features]
         if self.config.reference:
             transferred, trust = self._refer(side, y_hat, at)
@@ -117,12 +117,8 @@ class GlobalReference(EntropyModel):
         return self._patches(y_hat, at).to(torch.int16), leaky(self.transfer(shown)), trust
 
     def _memory(self, side: Side) -> dict[int, Tensor]:
-        if not side.memory:
-            B, _, h, w = side.features.shape
-            side.memory[PATCHES] = side.features.new_zeros(B, h * w, len(self.patch_taps) * self.latents, dtype=torch.int16)
-            side.memory[OFFERS] = side.features.new_zeros(B, h * w, self.config.transfer)
-            side.memory[TRUST] = side.features.new_zeros(B, h * w)
-        return side.memory
+        patches = side.kept(PATCHES, len(self.patch_taps) * self.latents, dtype=torch.int16)
+        return {PATCHES: patches, OFFERS: side.kept(OFFERS, self.config.transfer), TRUST: side.kept(TRUST, 1)[..., 0]}
 
     def _context(self, y_hat: Tensor, at: Tensor) -> Tensor:
         return leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)

@@ -23,4 +23,4 @@ class Hyperprior(EntropyModel):
         return torch.zeros(1, h, w, dtype=torch.int64)
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(side.features.flatten(2)[:, :, at].transpose(1, 2), side.level)
+        return self.head(side.rows(at), side.level)

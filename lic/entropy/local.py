@@ -45,6 +45,6 @@ class Local(EntropyModel):
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         context = leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
-        features = side.features.flatten(2)[:, :, at].transpose(1, 2)  # (B, n, side)
+        features = side.rows(at)  # (B, n, side)
         hidden = leaky(self.hidden(torch.cat((context, features), -1)))
         return self.head(torch.cat((features, hidden), -1), side.level)

@@ -157,18 +157,15 @@ class NonLocal(EntropyModel):
 
     def _memory(self, side: Side, key: int, width: int) -> Tensor:
         """(B, groups, h w, width), 0 where nothing was remembered."""
-        B, _, h, w = side.features.shape
-        if key not in side.memory:
-            side.memory[key] = side.features.new_zeros(B, self.groups, h * w, width)
-        return side.memory[key]
+        return side.kept(key, width, self.groups).unflatten(1, (self.groups, -1))
 
     def _keep(self, side: Side, key: int, at: Tensor, rows: Tensor) -> None:
-        self._memory(side, key, rows.shape[-1]).flatten(1, 2)[:, at] = rows
+        side.kept(key, rows.shape[-1], self.groups)[:, at] = rows
 
     def _predict_group(self, g: int, side: Side, at: Tensor) -> Tensor:
         """Means, then t, of group g at the positions `at`: (B, n, 2 M / groups)."""
         latents, steps = self._memory(side, LATENTS, 2 * self.size), self.order(*side.features.shape[2:])[g].to(at.device)
-        features = side.features.flatten(2)[:, :, at].transpose(1, 2)
+        features = side.rows(at)
         fuse = None
         if self.references:
             proxies = self._memory(side, PROXIES, self.config.proxy)[:, g - 1]  # of the first group: the last one's, zeros

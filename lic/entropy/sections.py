@@ -154,14 +154,8 @@ class Sections(EntropyModel):
             here = here[steps[here] < steps.max()]
             for piece in here.split(CHUNK):
                 latents = _with_sizes(orders.gather(y_hat[:, : self.first[k + 1]], piece, [(0, 0)]), 1)
-                rows = torch.cat((_features(side, piece), latents), -1)
-                self._memory(side, k)[:, piece] = self.attention[k].remember(rows)
-
-    def _memory(self, side: Side, k: int) -> Tensor:
-        B, _, h, w = side.features.shape
-        if k not in side.memory:
-            side.memory[k] = side.features.new_zeros(B, h * w, 2 * self.config.token)
-        return side.memory[k]
+                rows = torch.cat((side.rows(piece), latents), -1)
+                side.kept(k, 2 * self.config.token)[:, piece] = self.attention[k].remember(rows)
 
     def _by_section(self, at: Tensor, h: int, w: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Of every section among the cells `at`: its number, where they are in `at`, their groups and their positions."""
@@ -175,19 +169,14 @@ class Sections(EntropyModel):
         """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t."""
         begin, end = self.first[k : k + 2]
         order = self.inside[k](*y_hat.shape[2:])
-        features = _features(side, at)
+        features = side.rows(at)
         earlier = _with_sizes(orders.gather(y_hat[:, :begin], at, HERE), len(HERE))
         own = _with_sizes(orders.gather(y_hat[:, begin:end], at, self.taps[k], order), len(self.taps[k]))
         fuse = None
         if self.attention:
-            fuse = partial(self.attention[k], at=at, known=self._memory(side, k), steps=order.to(at.device))
+            fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order.to(at.device))
         prior = torch.cat(self.head(features, side.level, slice(begin, end)), -1)
         return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level, fuse)
-
-
-def _features(side: Side, at: Tensor) -> Tensor:
-    """(B, n, S) of the positions `at`."""
-    return side.features.flatten(2)[:, :, at].transpose(1, 2)
 
 
 def _with_sizes(rows: Tensor, taps: int) -> Tensor:

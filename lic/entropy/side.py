@@ -23,6 +23,17 @@ class Side:
     previous: Tensor | None = None  # (B, M, h, w): what the frame before says of y_hat, if a model looks there
     memory: dict[int, Tensor] = field(default_factory=dict)
 
+    def rows(self, at: Tensor) -> Tensor:
+        """The features of the positions `at`, (n,) int64: (B, n, S)."""
+        return self.features.flatten(2)[:, :, at].transpose(1, 2)
+
+    def kept(self, key: int, width: int, groups: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+        """memory[key], a row for every cell, zeros where nothing was kept yet: (B, groups h w, width), to be written to."""
+        if key not in self.memory:
+            B, _, h, w = self.features.shape
+            self.memory[key] = self.features.new_zeros(B, groups * h * w, width, dtype=dtype)
+        return self.memory[key]
+
 
 class SideInformation(nn.Module):
     """What a model sends before the latents: integers z_hat (B, N, h_z, w_z). This one sends nothing at all."""
