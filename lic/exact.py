@@ -82,9 +82,9 @@ class ExactLinear(nn.Module):
 
 
 def rescale(sums: Tensor, bias: Tensor) -> Tensor:
-    """Exact face: sums of products (..., outputs) -> activations; the bias is scaled like the sums."""
+    """Exact face: sums of products (..., outputs) -> activations, in place; the bias is scaled like the sums."""
     half = 2.0 ** (WEIGHT_FRACTION - 1)
-    return torch.floor((sums + bias + half) * 2.0**-WEIGHT_FRACTION).clamp(-LIMIT, LIMIT)
+    return sums.add_(bias + half).mul_(2.0**-WEIGHT_FRACTION).floor_().clamp_(-LIMIT, LIMIT)
 
 
 class ExactConv(ExactLinear):
@@ -106,7 +106,7 @@ class ExactConv(ExactLinear):
 def leaky(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 1/8, a shift in the exact face."""
     y = torch.maximum(x, x * 0.125)
-    return torch.floor(y) if is_exact(x) else y
+    return y.floor_() if is_exact(x) else y
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -131,12 +131,13 @@ def log_size(x: Tensor) -> Tensor:
 def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b of activations; in the exact face clamped to +-LIMIT like any activation, so that proofs hold for what follows."""
     x = a + b
-    return x.clamp(-LIMIT, LIMIT) if is_exact(x) else x
+    return x.clamp_(-LIMIT, LIMIT) if is_exact(x) else x
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a b of activations, element by element; in the exact face rounded down and clamped like any activation."""
-    return torch.floor(a * b * 2.0**-FRACTION).clamp(-LIMIT, LIMIT) if is_exact(a) else a * b
+    product = a * b
+    return product.mul_(2.0**-FRACTION).floor_().clamp_(-LIMIT, LIMIT) if is_exact(a) else product
 
 
 @cache
@@ -175,7 +176,7 @@ def average(weights: Tensor, values: Tensor) -> Tensor:
     The weights are those of exp2_weights, for n <= 4096: the sums are exact and only the means are rounded.
     """
     means = weights @ values / weights.sum(-1, keepdim=True).clamp_min(1.0)  # the largest weight is 1 or more
-    return torch.floor(means) if is_exact(means) else means
+    return means.floor_() if is_exact(means) else means
 
 
 def softmax2(scores: Tensor, legal: Tensor | None = None) -> Tensor:

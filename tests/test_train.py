@@ -14,7 +14,7 @@ from lic.codec import Codec
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
-from lic.train import data, export, linear_start, loop, loss, pairs
+from lic.train import data, export, graphics, linear_start, loop, loss, pairs
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -111,6 +111,24 @@ def test_crops_are_pieces_of_the_pictures(folder):
     assert bool((crops[0].flatten(1).T[:, None] == grey).all(-1).any(1).all())
     tall = pictures.crops(2, 150, generator)  # beyond the height: the last row repeats
     assert tall.shape == (2, 3, 150, 150)
+
+
+def test_graphics_are_flat_and_depend_on_their_seed_only(tmp_path):
+    assert lic("train", "graphics", tmp_path, "--count", "12", "--seed", "30").returncode == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(
+        f"{kind}-{seed:05}.png" for seed, kind in enumerate(2 * ["text", "interface", "chart", "drawing", "sign", "empty"], 30)
+    )
+    for name in names:
+        picture = Image.open(tmp_path / name)
+        again = graphics.draw(int(name[-9:-4]))
+        assert picture.size == graphics.SIZE
+        assert picture.tobytes() == again.tobytes()
+        pixels = np.asarray(picture).astype(np.int32)
+        same = (np.diff(pixels, axis=1) == 0).all(-1).mean(), (np.diff(pixels, axis=0) == 0).all(-1).mean()
+        assert min(same) > 0.7, name  # flat, but
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1, name  # not empty
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 12
 
 
 def test_pairs_are_neighbouring_frames(folder):

@@ -1,7 +1,8 @@
 """Attention of cells to known cells, with both faces: for `entroformer` and its relatives.
 
-Everything stays bounded: cells see known cells of their own window of WINDOW x WINDOW positions (1024 x 1024 pixels,
-more than any training crop and than a Kodak picture), and at most PIECE rows of scores exist at a time.
+Everything stays bounded: cells see known cells of their own window of WINDOW x WINDOW positions, and at most PIECE rows
+of scores exist at a time. A window is as large as a training crop, 256 x 256 pixels: sixteen times its area changed the
+bits of no model by more than 0.05 % (weights/README.md), and took twice the time.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..exact import FRACTION, ExactLinear, add, average, exp2_weights, is_exact, leaky
 from . import orders
 
-WINDOW = 64  # positions; part of the format
+WINDOW = 16  # positions; part of the format
 PIECE = 64  # rows: their scores should stay in the cache
 
 
@@ -88,8 +89,8 @@ class Block(nn.Module):
 def _product(q: Tensor, k: Tensor) -> Tensor:
     """q k^T, scaled by a power of two near depth^-0.5."""
     shift = -(q.shape[-1].bit_length() // 2) - (FRACTION if is_exact(q) else 0)
-    scores = (q @ k.transpose(2, 3)) * 2.0**shift
-    return torch.floor(scores) if is_exact(q) else scores
+    scores = q @ k.transpose(2, 3)
+    return scores.mul_(2.0**shift).floor_() if is_exact(q) else scores * 2.0**shift
 
 
 def _best(scores: Tensor, legal: Tensor, count: int) -> Tensor:
