@@ -63,6 +63,7 @@ class Codec:
         """The entropy weights that it encodes with."""
         return locate.by_name(self.name, self.folders)
 
+    @torch.inference_mode(False)  # whatever the caller is in: the search needs gradients
     @torch.no_grad()
     def encode(self, picture: Image.Image, quality: float = QUALITY, effort: int = EFFORT) -> bytes:
         """A Pillow image -> the bytes of a .lic file.
@@ -94,6 +95,7 @@ class Codec:
         models, latents = deque(self.read(header, frames[start:number]), maxlen=1).pop()
         return self._decode_frame(header, models, latents)
 
+    @torch.inference_mode(False)  # whatever the caller is in: the search needs gradients
     @torch.no_grad()
     def encode_sequence(self, pictures: Iterable[Image.Image], quality: float = QUALITY, effort: int = EFFORT, gop: int = GOP) -> bytes:
         """Pillow images of one size, taken one at a time -> the bytes of a .lic file.

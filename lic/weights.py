@@ -79,6 +79,7 @@ def load(path: Path) -> tuple[nn.Module, dict]:
 
 
 @cache
+@torch.inference_mode(False)  # the first caller must not decide what later ones can do with them
 def load_models(path: Path, device: torch.device) -> Models:
     """Entropy weights -> models on `device`, with the transforms they belong to (searched beside them)."""
     entropy, meta = load(path)
@@ -92,6 +93,7 @@ def load_models(path: Path, device: torch.device) -> Models:
 
 
 @cache
+@torch.inference_mode(False)
 def _load_transforms(path: Path, device: torch.device) -> nn.Module:
     """One object in memory for all entropy models of the same transforms."""
     return load(path)[0].to(device, memory_format=torch.channels_last)

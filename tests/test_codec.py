@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, TINY
 from PIL import Image
 
 import lic
-from lic import container
+from lic import container, weights
 from lic.codec import Codec
 from lic.errors import Corrupt, LicError, MissingWeights, TooLarge, Unsupported
 
@@ -125,3 +126,17 @@ def test_open_and_codec_agree(sample, tmp_path):
     assert np.array_equal(np.asarray(lic.open(path)), np.asarray(codec.decode(path.read_bytes())))
     with pytest.raises(AttributeError):
         _ = lic.nonsense
+
+
+def test_callers_may_be_in_inference_mode(sample):
+    """Weights that are loaded there must serve the search later, which needs gradients."""
+    picture = sample.crop((0, 0, 128, 96))
+    for cached in (weights.load_models, weights._load_transforms):
+        cached.cache_clear()
+    with torch.inference_mode():
+        data = Codec("tiny", "hyperprior", "cpu", TINY).encode(picture, 50)
+        inside = Codec("tiny", "hyperprior", "cpu", TINY).decode(data)
+        frames = Codec("tiny", "hyperprior", "cpu", TINY).encode_sequence([picture, picture], 50)
+    assert Codec("tiny", "hyperprior", "cpu", TINY).encode(picture, 50) == data
+    assert Codec("tiny", "hyperprior", "cpu", TINY).encode_sequence([picture, picture], 50) == frames
+    assert inside.tobytes() == Codec("tiny", "hyperprior", "cpu", TINY).decode(data).tobytes()
