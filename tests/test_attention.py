@@ -6,7 +6,8 @@ from conftest import TINY
 from test_entropy import LEVEL, draw
 
 from lic import coders, locate, weights
-from lic.entropy import attention, base
+from lic.entropy import ENTROPY_MODELS, attention, base
+from lic.errors import LicError
 
 
 def test_diamond_holds_near_positions():
@@ -16,7 +17,7 @@ def test_diamond_holds_near_positions():
 
 
 def test_scores_by_position_tell_near_keys_apart_and_far_ones_alike():
-    block = attention.Block(4, 2, 1, 1)
+    block = attention.Block(4, 2, 1, 1, 16)
     q = torch.randn(1, 2, 3, 2)
     keys = torch.tensor([0, 1, 4, 5, 7, 8])  # of 3 x 4 positions
     scores = block._by_position(q, torch.tensor([0, 5, 11]), keys, 3, 4)
@@ -27,12 +28,11 @@ def test_scores_by_position_tell_near_keys_apart_and_far_ones_alike():
 
 
 def test_windows_hold_every_row_once_with_all_keys_of_its_window(monkeypatch):
-    monkeypatch.setattr(attention, "WINDOW", 4)
     monkeypatch.setattr(attention, "PIECE", 3)
     h, w = 6, 10
     at = torch.randperm(h * w, generator=torch.Generator().manual_seed(0))[:40]
     seen = []
-    for rows, keys in attention.windows(at, h, w):
+    for rows, keys in attention.windows(at, h, w, 4):
         assert len(rows) <= 3
         window = {(p // w // 4, p % w // 4) for p in (*at[rows].tolist(), *keys.tolist())}
         assert len(window) == 1
@@ -56,9 +56,17 @@ def test_pictures_of_several_windows_write_and_read_the_same_latents(name, monke
     whole = base.predict_all(model, y_hat, LEVEL)[1]
     monkeypatch.setattr(attention, "PIECE", 5)
     assert all(torch.equal(a, b) for a, b in zip(base.predict_all(model, y_hat, LEVEL)[1], whole, strict=True))
-    monkeypatch.setattr(attention, "WINDOW", 5)
+    for block in (module for module in model.modules() if isinstance(module, attention.Block)):
+        monkeypatch.setattr(block, "window", 5)
     monkeypatch.setattr(base, "CHUNK", 7)
     assert not torch.equal(base.predict_all(model, y_hat, LEVEL)[1][0], whole[0])  # attention matters
     writer = coders.Writer()
     base.write(model, y_hat, LEVEL, writer)
     assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+
+
+@pytest.mark.parametrize("name", ["entroformer", "nonlocal", "global-reference"])
+def test_windows_too_large_to_be_exact_are_refused(name):
+    model, config = ENTROPY_MODELS[name]
+    with pytest.raises(LicError, match="windows of 65"):
+        model(config(latents=24, window=65))

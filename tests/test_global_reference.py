@@ -138,7 +138,7 @@ def test_pictures_of_several_windows_write_and_read_the_same_latents(model, monk
     whole = search(model, to_fixed(y_hat))
     monkeypatch.setattr(attention, "PIECE", 5)
     assert all(torch.equal(a, b) for a, b in zip(search(model, to_fixed(y_hat)), whole, strict=True))
-    monkeypatch.setattr(attention, "WINDOW", 5)
+    monkeypatch.setattr(model, "window", 5)
     monkeypatch.setattr(base, "CHUNK", 7)
     reference, score = search(model, to_fixed(y_hat))
     assert not torch.equal(reference, whole[0])

@@ -83,12 +83,12 @@ def test_references_are_averaged_by_similarity(fixed):
     apart[:, 5] = apart[:, 1]
     if fixed:
         latents, alike, apart = latents.double(), alike.double(), apart.double()
-    estimate, quality = non_local.find(alike, latents, at, steps)
+    estimate, quality = non_local.find(alike, latents, at, steps, 16)
     mean_of_three = (1 + 2 + 5) / 3 * one
     assert estimate[0, 0] == 0  # the first cell has no reference
     assert abs(float(estimate[0, 1]) - mean_of_three) < 1e-5 * one + fixed
     assert quality.flatten().tolist() == [-non_local.FAR * one, 0, 0]
-    estimate, quality = non_local.find(apart, latents, at, steps)
+    estimate, quality = non_local.find(apart, latents, at, steps, 16)
     assert float(estimate[0, 1]) == 2 * one  # all weight on the only one that is like it
     assert quality.flatten().tolist() == [-non_local.FAR * one, 0, -non_local.FAR * one]
 
@@ -98,7 +98,7 @@ def test_pictures_of_several_windows_write_and_read_the_same_latents(trained, mo
     whole = base.predict_all(trained, y_hat, LEVEL)[1]
     monkeypatch.setattr(attention, "PIECE", 5)
     assert all(torch.equal(a, b) for a, b in zip(base.predict_all(trained, y_hat, LEVEL)[1], whole, strict=True))
-    monkeypatch.setattr(attention, "WINDOW", 5)
+    monkeypatch.setattr(trained, "window", 5)
     monkeypatch.setattr(base, "CHUNK", 7)
     assert not torch.equal(base.predict_all(trained, y_hat, LEVEL)[1][0], whole[0])  # references matter
     writer = coders.Writer()

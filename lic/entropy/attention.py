@@ -1,8 +1,8 @@
 """Attention of cells to known cells, with both faces: for `entroformer` and its relatives.
 
-Everything stays bounded: cells see known cells of their own window of WINDOW x WINDOW positions, and at most PIECE rows
-of scores exist at a time. A window is as large as a training crop, 256 x 256 pixels: sixteen times its area changed the
-bits of no model by more than 0.05 % (weights/README.md), and took twice the time.
+Everything stays bounded: cells see known cells of their own window, a square of positions, and at most PIECE rows of
+scores exist at a time. Configs say how large the windows are: by default as training crops, 256 pixels a side. Sixteen
+times that area changed the bits of no model by more than 0.06 % (weights/README.md), and took twice the time.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..errors import LicError
 from ..exact import FRACTION, ExactLinear, add, average, exp2_weights, is_exact, leaky
 from . import orders
 
-WINDOW = 16  # positions; part of the format
+LARGEST = 64  # window: exact averages are of 4096 rows at most
 PIECE = 64  # rows: their scores should stay in the cache
 
 
@@ -23,14 +24,21 @@ def diamond(reach: int) -> list[tuple[int, int]]:
     return [(row, col) for row in offsets for col in offsets if abs(row) + abs(col) <= reach]
 
 
-def windows(at: Tensor, h: int, w: int) -> Iterator[tuple[Tensor, Tensor]]:
+def check_window(side: int) -> int:
+    """The side of a window, in positions; LicError if it cannot be."""
+    if not 1 <= side <= LARGEST:
+        raise LicError(f"windows of {side} positions: there must be 1 .. {LARGEST}")
+    return side
+
+
+def windows(at: Tensor, h: int, w: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pieces of the positions `at`, (n,) int64, that share a window: indexes into `at`, and the window's positions."""
-    across = -(-w // WINDOW)
-    window = torch.div(at, w * WINDOW, rounding_mode="floor") * across + torch.div(at % w, WINDOW, rounding_mode="floor")
+    across = -(-w // side)
+    window = torch.div(at, w * side, rounding_mode="floor") * across + torch.div(at % w, side, rounding_mode="floor")
     for number in torch.unique(window).tolist():
-        top, left = number // across * WINDOW, number % across * WINDOW
-        rows = torch.arange(top, min(top + WINDOW, h), device=at.device)
-        keys = (rows[:, None] * w + torch.arange(left, min(left + WINDOW, w), device=at.device)).flatten()
+        top, left = number // across * side, number % across * side
+        rows = torch.arange(top, min(top + side, h), device=at.device)
+        keys = (rows[:, None] * w + torch.arange(left, min(left + side, w), device=at.device)).flatten()
         for piece in torch.nonzero(window == number)[:, 0].split(PIECE):
             yield piece, keys
 
@@ -41,8 +49,9 @@ class Block(nn.Module):
     Without normalisation: integers would need a root. Branches start small instead.
     """
 
-    def __init__(self, width: int, heads: int, ratio: int, reach: int):
+    def __init__(self, width: int, heads: int, ratio: int, reach: int, window: int):
         super().__init__()
+        self.window = check_window(window)
         self.heads, self.depth, self.offsets = heads, width // heads, diamond(reach)
         self.query = ExactLinear(width, width)
         self.known = ExactLinear(width, 2 * width)  # keys and values
@@ -61,7 +70,7 @@ class Block(nn.Module):
         own step too. top: how many keys a row may use, 0 for all."""
         parts, order = [], []
         q, index = self.query(x), steps.flatten()
-        for rows, keys in windows(at, *steps.shape):
+        for rows, keys in windows(at, *steps.shape, self.window):
             own, theirs = index[at[rows], None], index[keys]
             keys = keys[theirs <= own.max() if itself else theirs < own.max()]  # about half of them
             if not len(keys):

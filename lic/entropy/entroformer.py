@@ -42,6 +42,7 @@ class EntroformerConfig(Sizes):
     ratio: int = 2  # of the layers in the blocks
     top: int = 32  # keys per cell and head; 0: all
     diamond: int = 3  # reach of relative positions; 0: only here or elsewhere
+    window: int = 16  # side of the windows that attention sees, in positions
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Entroformer(EntropyModel):
         self.head = Head(config.side + config.hidden, config.latents, config.anchors)
         self.token = ExactLinear(config.hidden, config.token)
         self.value = ExactLinear(2 * config.latents, config.token)
-        self.blocks = torch.nn.ModuleList(Block(config.token, config.heads, config.ratio, config.diamond) for _ in range(config.blocks))
+        sizes = config.token, config.heads, config.ratio, config.diamond, config.window
+        self.blocks = torch.nn.ModuleList(Block(*sizes) for _ in range(config.blocks))
         self.correction = ExactLinear(config.token, config.hidden)
         torch.nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 

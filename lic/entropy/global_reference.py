@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_size, to_fixed, unit
 from . import gaussian, orders, tables
-from .attention import windows
+from .attention import check_window, windows
 from .base import CHUNK, EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
@@ -43,6 +43,7 @@ class GlobalReferenceConfig(Sizes):
     context: int = 256  # features of the window
     hidden: int = 384
     transfer: int = 192  # features of the reference
+    window: int = 16  # side of the windows that references are looked for in, in positions
     reference: bool = True  # False: Gaussians 1 and 3 only
     confidence: bool = True  # False: without log U
     logarithms: bool = True  # False: similarity of the latents themselves
@@ -66,7 +67,7 @@ class GlobalReference(EntropyModel):
 
     def __init__(self, config: GlobalReferenceConfig):
         super().__init__()
-        self.config, self.latents = config, config.latents
+        self.config, self.latents, self.window = config, config.latents, check_window(config.window)
         M, hidden, anchors = config.latents, config.hidden, config.anchors
         transfer = config.transfer if config.reference else 0
         self.taps = orders.known_taps(orders.wavefront(8, 8, REACH), REACH)
@@ -139,7 +140,7 @@ class GlobalReference(EntropyModel):
         h, w = y_hat.shape[2:]
         query, steps = self._patches(y_hat, at), self.order(h, w).flatten().to(at.device)
         best = torch.zeros(2, len(query), len(at), dtype=torch.float64, device=at.device)
-        for rows, keys in windows(at, h, w):
+        for rows, keys in windows(at, h, w, self.window):
             own = steps[at[rows]]
             keys = keys[steps[keys] < own.max()]
             if len(keys):

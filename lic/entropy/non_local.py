@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..errors import LicError
 from ..exact import FRACTION, LIMIT, ExactLinear, add, average, exp2_weights, is_exact, leaky, log_size, multiply
 from . import orders
-from .attention import windows
+from .attention import check_window, windows
 from .base import EntropyModel, Head, to_rows
 from .sections import Section
 from .side import Hyper, Side, Sizes
@@ -50,6 +50,7 @@ class NonLocalConfig(Sizes):
     reach: int = 1  # of the neighbours
     hidden: int = 128
     proxy: int = 24  # features, at most PROXY_LIMIT
+    window: int = 16  # side of the windows that references are looked for in, in positions
     references: str = "gated"  # plain: their similarity is not looked at; none: masked context only
 
 
@@ -84,15 +85,15 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return torch.floor(scores * 2.0**-FRACTION).clamp_min(-LIMIT) if is_exact(scores) else scores
 
 
-def find(proxies: Tensor, latents: Tensor, at: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def find(proxies: Tensor, latents: Tensor, at: Tensor, steps: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Weighted means over the references of the positions `at`, of smaller steps (h, w) in the same window.
 
-    proxies: (B, h w, d) and latents: (B, h w, c) of all positions, whatever where not known.
+    proxies: (B, h w, d) and latents: (B, h w, c) of all positions, whatever where not known; side: of the windows.
     Returns the mean latents (B, n, c), 0 where there is no reference, and the mean similarity (B, n, 1), there -FAR.
     """
     parts, order, steps_of = [], [], steps.flatten()
     far = -FAR * (2.0**FRACTION if is_exact(proxies) else 1.0)
-    for piece, window in windows(at, *steps.shape):
+    for piece, window in windows(at, *steps.shape, side):
         window = window[steps_of[window] <= steps_of[at[piece]].max()]  # spares the decoder half of them
         legal = steps_of[window] < steps_of[at[piece], None]
         scores = similarity(proxies[:, at[piece]], proxies[:, window])
@@ -117,6 +118,7 @@ class NonLocal(EntropyModel):
             raise LicError(f"proxies of {config.proxy} features: squared distances are exact up to {PROXY_LIMIT}")
         if config.references not in REFERENCES:
             raise LicError(f"unknown references {config.references!r}; known: {', '.join(REFERENCES)}")
+        self.window = check_window(config.window)
         self.size = C = config.latents // config.groups
         self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
@@ -169,7 +171,7 @@ class NonLocal(EntropyModel):
         fuse = None
         if self.references:
             proxies = self._memory(side, PROXIES, self.config.proxy)[:, g - 1]  # of the first group: the last one's, zeros
-            estimate, quality = find(proxies, latents[:, g], at, steps)
+            estimate, quality = find(proxies, latents[:, g], at, steps, self.window)
             fuse = partial(self.references[g], estimate=estimate, quality=quality)
         context = torch.cat((features, self._context(g, latents, at, *steps.shape)), -1)
         prior = self.head(features, side.level, slice(g * self.size, (g + 1) * self.size))

@@ -49,6 +49,7 @@ class ParallelConfig(Sizes):
     heads: int = 3
     ratio: int = 2  # of the layer in the block
     diamond: int = 3  # reach of relative positions
+    window: int = 16  # side of the windows that attention sees, in positions
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         super().__init__()
         self.known = ExactLinear(inputs, config.token)
         self.query = ExactLinear(config.hidden, config.token)
-        self.block = Block(config.token, config.heads, config.ratio, config.diamond)
+        self.block = Block(config.token, config.heads, config.ratio, config.diamond, config.window)
         self.correction = ExactLinear(config.token, config.hidden)
         nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 
