@@ -152,9 +152,8 @@ class Sections(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Keys and values of the cells `at`, rows of side.memory[section]; of a section's last step nobody asks."""
         h, w = y_hat.shape[2:]
-        for k, _, _, position in self._by_section(at, h, w):
-            if k >= len(self.attention):
-                continue
+        attending = at[at < sum(self.config.sections[: len(self.attention)]) * h * w]
+        for k, _, _, position in self._by_section(attending, h, w):
             steps = self.inside[k](h, w).flatten().to(at.device)
             here = torch.unique(position)
             here = here[steps[here] < steps.max()]
