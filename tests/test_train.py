@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,6 +56,40 @@ def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     picture = Image.open(DATA / "sample.png")
     codec = Codec("small", "hyperprior", weights_folder=tmp_path / "w")
     assert codec.decode(codec.encode(picture, 50)).size == picture.size
+
+
+TWO_WORKERS = """
+import sys, torch
+from pathlib import Path
+from lic.train import loop, workers
+
+class Numbers:  # crops of each process's own
+    def crops(self, count, size, generator):
+        return torch.rand(count, 3, size, size, generator=generator)
+
+def loss(model, x, generator):
+    seen.append(float(x.mean()))
+    return (model(x) - 1).square().mean(), {}
+
+torch.manual_seed(workers.Workers().rank)  # so that they do not start alike
+model, seen = torch.nn.Conv2d(3, 1, 1), []
+options = dict(config={}, batch=2, crop=8, last_crop=8, learning_rate=1e-2)
+loop.fit(model, loss, lambda model: {"loss": 0.0, "points": []}, Numbers(), Path("c.pt"), minutes=0.01, **options)
+torch.save((len(seen), seen[0], model.state_dict()), f"{workers.Workers().rank}.pt")
+"""
+
+
+def test_two_processes_train_one_model(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_WORKERS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
+    subprocess.run(torchrun, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (steps, crop, model), (other_steps, other_crop, other) = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in (0, 1))
+    assert steps == other_steps > 1
+    assert crop != other_crop
+    assert all(torch.equal(model[key], other[key]) for key in model)
+    saved = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert saved["step"] == steps
+    assert all(torch.equal(model[key], saved["model"][key]) for key in model)
 
 
 def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):

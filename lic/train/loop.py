@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .workers import Workers
+
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
 LAST_PART = 0.8  # from this share of the budget on, crops have the side `last_crop`
 
@@ -43,15 +45,15 @@ def fit(
     Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
     Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
+    `batch` is what every process takes, if there are several (workers.py).
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
     """
-    device = next(model.parameters()).device
+    workers, device = Workers(), next(model.parameters()).device
     cuda = device.type == "cuda"
     model.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), fused=True)
-    generator = torch.Generator().manual_seed(seed)
     step, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -59,14 +61,16 @@ def fit(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
-        generator.manual_seed(seed + step)
+    generator = torch.Generator().manual_seed((seed + step) * workers.count + workers.rank)
+    torch.manual_seed(generator.initial_seed())  # the noise
 
     def snapshot() -> dict:
         parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
         return parts | {"step": step, "seconds": seconds, "config": config}
 
-    bar = tqdm(total=round(minutes * 60), initial=round(seconds), unit="s", disable=None, smoothing=0)
+    bar = tqdm(total=round(minutes * 60), initial=round(seconds), unit="s", disable=None if workers.first else True, smoothing=0)
     last_save, running = seconds, {}
+    workers.meet(model, 0)  # all start alike
     while seconds < minutes * 60:
         begin = time.perf_counter()
         progress = seconds / (minutes * 60)
@@ -90,15 +94,16 @@ def fit(
             metrics |= {"loss": value.detach(), "norm": norm}
             running = {k: 0.9 * running.get(k, float(v)) + 0.1 * float(v) for k, v in metrics.items()}
             bar.set_postfix(step=step, **{k: f"{v:.3f}" for k, v in running.items()}, refresh=False)
-        seconds += time.perf_counter() - begin
+        seconds += workers.meet(model, step, time.perf_counter() - begin)
         bar.update(round(seconds) - bar.n)
-        if seconds - last_save > save_every:
+        if workers.first and seconds - last_save > save_every:
             last_save = seconds
             save(checkpoint, snapshot())
             tqdm.write(describe(step, seconds, running, validate(average)))
     bar.close()
-    save(checkpoint, snapshot())
-    print(describe(step, seconds, running, validate(average)), flush=True)
+    if workers.first:
+        save(checkpoint, snapshot())
+        print(describe(step, seconds, running, validate(average)), flush=True)
     return average
 
 
