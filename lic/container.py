@@ -1,7 +1,7 @@
 """The .lic file, byte by byte. A picture is one frame; a sequence is several of one size, quality and profile.
 
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
-    version      1    01
+    version      1    02
     flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; all other bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from .errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
 
 MAGIC = b"\x8aLIC"
-VERSION = 1
+VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 FLAG_PROFILE, FLAG_SEQUENCE = 1, 2
 FINGERPRINT_BYTES = 4

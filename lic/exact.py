@@ -56,13 +56,17 @@ class ExactLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5)
 
-    def forward(self, x: Tensor, outputs: Tensor | slice = slice(None)) -> Tensor:
-        """outputs: which of them to compute."""
+    def forward(self, x: Tensor | tuple[Tensor, ...], outputs: Tensor | slice = slice(None)) -> Tensor:
+        """x: the inputs, or pieces (..., some of them) in their order, which need not be put together. outputs: which to compute."""
         weight, bias = self.weight[outputs], self.bias[outputs]
-        if not is_exact(x):
-            return F.linear(x, weight, bias)
-        sums = weight @ x.flatten(0, -2).T  # with few rows 2.5 times as fast as x @ weight.T
-        return rescale(sums.T, bias).unflatten(0, x.shape[:-1])
+        pieces = x if isinstance(x, tuple) else (x,)
+        if not is_exact(pieces[0]):
+            return F.linear(torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0], weight, bias)
+        columns = weight.split([piece.shape[-1] for piece in pieces], 1)
+        sums = columns[0] @ pieces[0].flatten(0, -2).T  # with few rows 2.5 times as fast as x @ weight.T
+        for some, piece in zip(columns[1:], pieces[1:], strict=True):
+            sums.addmm_(some, piece.flatten(0, -2).T)
+        return rescale(sums.T, bias).unflatten(0, pieces[0].shape[:-1])
 
     @torch.no_grad()
     def freeze(self) -> None:

@@ -27,8 +27,8 @@ class TransformsConfig:
 
     width: int = 128  # channels at 1/8
     latents: int = 256  # M, channels of y and of the blocks at 1/16
-    analysis: tuple[int, int] = (4, 3)  # blocks at 1/8 and at 1/16
-    synthesis: tuple[int, int] = (8, 3)
+    analysis: tuple[int, int] = (5, 4)  # blocks at 1/8 and at 1/16
+    synthesis: tuple[int, int] = (10, 4)
     anchors: int = 9  # quality levels with gains of their own
     lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
     lambda_high: float = 0.16  # and of quality 100; geometric in between

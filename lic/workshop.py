@@ -145,6 +145,8 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
 @click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
 @click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
+@click.option("--entropy-start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Checkpoint to take the entropy model from, in place of --start's.")  # fmt: skip
 @_training_options
 def train_transforms(folder, architecture, checkpoint, device, threads, **options):
     """Train transforms jointly with an entropy model on the images of FOLDER."""

@@ -8,16 +8,16 @@ from lic.errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
 
 HEADER = Header(width=768, height=512, weights=b"\x01\x23\x45\x67", level=2048)
 FRAME = Frame(0xBEEF, b"payload")
-GOLDEN = bytes.fromhex("8a4c4943 01 00 8006 8004 01234567 8010 efbe") + b"payload" + bytes.fromhex("84260930")
+GOLDEN = bytes.fromhex("8a4c4943 02 00 8006 8004 01234567 8010 efbe") + b"payload" + bytes.fromhex("67a4174b")
 SEQUENCE_HEADER = Header(16, 8, b"abcd", 1, predicted_by=b"efgh")
 SEQUENCE = [Frame(0xBEEF, b"payload"), Frame(0x1234, b"", True), Frame(0x5678, b"xy")]
 GOLDEN_SEQUENCE = b"".join((
-    bytes.fromhex("8a4c4943 01 02 10 08"), b"abcd", b"\1", b"efgh", bytes.fromhex("03 0e efbe"), b"payload",
-    bytes.fromhex("01 3412  04 7856"), b"xy", bytes.fromhex("dd34457a"),
+    bytes.fromhex("8a4c4943 02 02 10 08"), b"abcd", b"\1", b"efgh", bytes.fromhex("03 0e efbe"), b"payload",
+    bytes.fromhex("01 3412  04 7856"), b"xy", bytes.fromhex("623c5ab3"),
 ))  # fmt: skip
 
 
-SEQUENCE_START = b"\x8aLIC\x01\x02\x10\x08abcd\x01efgh"
+SEQUENCE_START = b"\x8aLIC\x02\x02\x10\x08abcd\x01efgh"
 
 
 def sealed(body: bytes) -> bytes:
@@ -65,15 +65,15 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (b"\x89PNG\r\n\x1a\n", NotLic, "not a .lic file"),
         (b"\x8aL", Corrupt, "truncated"),
         (GOLDEN[:5], Corrupt, "truncated"),
-        (GOLDEN[:4] + b"\x02" + GOLDEN[5:], Unsupported, "format version 2"),
+        (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
         (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
         (GOLDEN + b"\0", Corrupt, "checksum"),
-        (sealed(b"\x8aLIC\x01\x00"), Corrupt, "width"),
-        (sealed(b"\x8aLIC\x01\x00\x00\x01abcd\x00\x00\x00"), Corrupt, "without pixels"),
-        (sealed(b"\x8aLIC\x01\x00\x80\x00\x01abcd\x00\x00\x00"), Corrupt, "padded width"),
-        (sealed(b"\x8aLIC\x01\x00\x01\xff\xff\xff\xff\xff\x01abcd\x00\x00\x00"), Corrupt, "endless height"),
-        (sealed(b"\x8aLIC\x01\x00\x01\x01abcd\x81\x20\x00\x00"), Corrupt, "quality"),
-        (sealed(b"\x8aLIC\x01\x00\x01\x01abcd\x00\x00"), Corrupt, "truncated in its checksum"),
+        (sealed(b"\x8aLIC\x02\x00"), Corrupt, "width"),
+        (sealed(b"\x8aLIC\x02\x00\x00\x01abcd\x00\x00\x00"), Corrupt, "without pixels"),
+        (sealed(b"\x8aLIC\x02\x00\x80\x00\x01abcd\x00\x00\x00"), Corrupt, "padded width"),
+        (sealed(b"\x8aLIC\x02\x00\x01\xff\xff\xff\xff\xff\x01abcd\x00\x00\x00"), Corrupt, "endless height"),
+        (sealed(b"\x8aLIC\x02\x00\x01\x01abcd\x81\x20\x00\x00"), Corrupt, "quality"),
+        (sealed(b"\x8aLIC\x02\x00\x01\x01abcd\x00\x00"), Corrupt, "truncated in its checksum"),
         (sealed(SEQUENCE_START), Corrupt, "number of frames"),
         (sealed(SEQUENCE_START + b"\x00"), Corrupt, "without a first frame"),
         (sealed(SEQUENCE_START + b"\x01\x01ss"), Corrupt, "without a first frame"),
@@ -81,9 +81,9 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (sealed(SEQUENCE_START + b"\x01\x04ss1"), Corrupt, "truncated in its frames"),
         (sealed(SEQUENCE_START + b"\x02\x02ss1\x01s"), Corrupt, "truncated in its checksum"),
         (sealed(SEQUENCE_START + b"\x01\x02ss12"), Corrupt, "left over"),
-        (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its profile"),
-        (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "ICC profile"),
-        (sealed(b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00\x08" + zlib.compress(b"")), Corrupt, "ICC profile"),
+        (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its profile"),
+        (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "ICC profile"),
+        (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x08" + zlib.compress(b"")), Corrupt, "ICC profile"),
     ],
 )
 def test_each_check_has_its_own_error(data, error, words):
@@ -93,7 +93,7 @@ def test_each_check_has_its_own_error(data, error, words):
 
 def test_profile_bomb_is_refused():
     bomb = zlib.compress(bytes(container.MAX_PROFILE + 1), 9)
-    body = b"\x8aLIC\x01\x01\x01\x01abcd\x00\x00\x00" + container._varint(len(bomb)) + bomb
+    body = b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00" + container._varint(len(bomb)) + bomb
     with pytest.raises(Corrupt, match="ICC profile"):
         unpack(sealed(body))
     with pytest.raises(LicError, match="over the limit"):

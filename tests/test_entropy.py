@@ -237,6 +237,15 @@ def test_gather_hides_what_the_order_has_not_reached():
     assert orders.known_taps(orders.checkerboard(8, 8), 1) == [(-1, 0), (0, -1), (0, 1), (1, 0)]
 
 
+@pytest.mark.parametrize("order", [None, orders.checkerboard(5, 4)])
+def test_gathering_from_rows_is_the_same(order):
+    y = torch.randn(2, 6, 5, 4)
+    at, taps = torch.tensor([0, 3, 9, 19]), [(-1, 0), (0, 0), (1, -1)]
+    rows = torch.cat((y.flatten(2).transpose(1, 2), torch.zeros(2, 1, 6)), 1)
+    assert torch.equal(orders.gather_rows(rows, at, taps, 5, 4, order), orders.gather(y, at, taps, order))
+    assert torch.equal(orders.gather_rows(rows[..., 2:4], at, taps, 5, 4, order), orders.gather(y[:, 2:4], at, taps, order))
+
+
 def test_constants_fit_the_exact_range():
     assert (base.Y_LIMIT + 1) << exact.FRACTION <= exact.LIMIT
     assert len(tables.sigmas()) == gaussian.SCALES

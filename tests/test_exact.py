@@ -32,6 +32,13 @@ def test_linear_equals_unbounded_integers(linear):
     assert np.array_equal(linear(rows).numpy(), reference(linear, rows.numpy()))
 
 
+def test_linear_of_pieces_is_the_same(linear):
+    rows = ints((2, 50, 300), exact.LIMIT)
+    assert torch.equal(linear(rows.split([1, 99, 200], -1)), linear(rows))
+    real, x = exact.ExactLinear(5, 4), torch.randn(2, 3, 5)
+    assert torch.equal(real((x[..., :2], x[..., 2:])), real(x))
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_conv_equals_unbounded_integers(kernel):
     torch.manual_seed(1)

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from lic.entropy import gaussian
@@ -8,7 +9,7 @@ from lic.entropy import gaussian
 def test_sigma_covers_the_scales_and_inverts():
     t = torch.tensor([-1.0, 0.0, 3.0, gaussian.T_HIGH, 20.0])
     s = gaussian.sigma(t)
-    assert torch.allclose(s[[0, 1, 3, 4]], torch.tensor([0.11, 0.11, 60.0, 60.0]))
+    assert torch.allclose(s[[0, 1, 3, 4]], torch.tensor([0.033, 0.033, 59.666, 59.666]), rtol=1e-4)
     assert torch.allclose(gaussian.inverse_sigma(s[1:4]), t[1:4], atol=1e-5)
 
 
@@ -21,17 +22,29 @@ def test_bounded_gradient_leads_back_inside_only():
     assert t.grad[3] > 0
 
 
+def draw(mean: float, s: float, count: int) -> torch.Tensor:
+    """Samples of a distribution."""
+    shares, widths = torch.tensor(gaussian.SHAPE).float().unbind(1)
+    return mean + s * widths[torch.multinomial(shares, count, replacement=True)] / 20 * torch.randn(count)
+
+
+def test_shape_is_a_distribution_of_about_unit_deviation():
+    assert sum(share for share, _ in gaussian.SHAPE) == 8
+    assert sum(share / 8 * (width / 20) ** 2 for share, width in gaussian.SHAPE) == pytest.approx(1, abs=0.02)
+
+
 def test_bits_are_those_of_the_integral():
     y, mean, s = 3.0, 1.2, 2.5
     t = gaussian.inverse_sigma(torch.tensor([s]))
-    p = 0.5 * (math.erf((y + 0.5 - mean) / s / 2**0.5) - math.erf((y - 0.5 - mean) / s / 2**0.5))
+    z = [(share / 8, 20 / (s * width * 2**0.5)) for share, width in gaussian.SHAPE]
+    p = sum(0.5 * share * (math.erf((y + 0.5 - mean) * k) - math.erf((y - 0.5 - mean) * k)) for share, k in z)
     assert abs(float(gaussian.bits(torch.tensor([y]), torch.tensor([mean]), t)) + math.log2(p)) < 1e-4
 
 
 def test_centroid_is_the_conditional_mean():
     torch.manual_seed(0)
     for mean, s in ((0.3, 0.2), (0.3, 1.0), (-0.45, 0.15), (0.0, 30.0)):
-        samples = mean + s * torch.randn(2_000_000)
+        samples = draw(mean, s, 2_000_000)
         inside = samples[torch.round(samples) == 0]
         got = gaussian.centroid(torch.zeros(1), torch.tensor([mean]), gaussian.inverse_sigma(torch.tensor([s])))
         assert abs(float(got) - float(inside.mean())) < 0.01
@@ -42,10 +55,10 @@ def test_centroid_is_the_conditional_mean():
 def test_table_index_rounds_to_the_nearest():
     mean, index = gaussian.table_index(torch.tensor([100.0, -100.0, 31.0, 32.0]).double(), torch.tensor([0.0, 191.0, 192.0, 1e6]).double())
     assert mean.tolist() == [2, -2, 0, 1]
-    assert index.tolist() == [0, 1, 2, 63]
+    assert index.tolist() == [0, 1, 2, 75]
     back = gaussian.from_index(mean, index)
     assert back[0].tolist() == [0.125, -0.125, 0.0, 0.0625]
-    assert back[1].tolist() == [0.0, 0.125, 0.25, 63 / 8]
+    assert back[1].tolist() == [0.0, 0.125, 0.25, 75 / 8]
 
 
 def test_mixtures_of_one_kind_are_gaussians_and_logits_have_base_two():
@@ -62,7 +75,7 @@ def test_centroid_of_a_mixture_is_the_conditional_mean():
     torch.manual_seed(0)
     mean, s, share = torch.tensor([-0.45, 0.6, 2.0]), torch.tensor([0.15, 1.0, 8.0]), torch.tensor([0.5, 0.3, 0.2])
     from_ = torch.multinomial(share, 4_000_000, replacement=True)
-    samples = mean[from_] + s[from_] * torch.randn(len(from_))
+    samples = mean[from_] + s[from_] * draw(0.0, 1.0, len(from_))
     for bin_ in (-1.0, 0.0, 1.0, 4.0):
         inside = samples[torch.round(samples) == bin_]
         got = gaussian.centroid(torch.tensor(bin_), mean, gaussian.inverse_sigma(s), share.log2())

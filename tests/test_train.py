@@ -12,7 +12,9 @@ from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
 
+from lic import search
 from lic.codec import Codec
+from lic.entropy import base
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
@@ -113,6 +115,40 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     model, meta = weights.load(written[0])
     assert meta["transforms"] == locate.fingerprint_of(path)
     assert model.latents == 24
+
+
+def test_transforms_train_along_an_entropy_model_that_was_there_before(folder, tmp_path):
+    from lic.train import stages
+
+    device, sizes = torch.device("cpu"), {"name": "patch", "config": json.loads(SMALL)}
+    options = {"minutes": 0.005, "batch": 2, "crop": 64, "last_crop": 64}
+    both = sizes | options | {"entropy": "parallel", "entropy_config": SMALL_CONFIGS["parallel"]}
+    stages.train_transforms(folder, tmp_path / "a.pt", device, **both, learning_rate=1e-3)
+    stages.train_transforms(folder, tmp_path / "b.pt", device, **both, learning_rate=0.0, entropy_start=tmp_path / "a.pt")
+    a, b = (torch.load(tmp_path / name, weights_only=True)["average"] for name in ("a.pt", "b.pt"))
+    same = [torch.equal(a[key], b[key]) for key in a if key.startswith("entropy.")]
+    assert same
+    assert all(same)
+    assert not torch.equal(a["transforms.merge.weight"], b["transforms.merge.weight"])
+
+
+def test_integers_of_training_are_worth_more_than_rounded_ones():
+    torch.manual_seed(0)
+    model = Hyperprior(Sizes(latents=16, width=8, z_channels=4, side=8, anchors=3))
+    y, level = 0.5 * torch.randn(2, 16, 8, 8), torch.tensor([0, 4096])
+    model.start([y] * 3)
+    searched = loss._searched(model, y, level, None)
+    assert torch.equal(searched, searched.round())
+    moved = searched != y.round()
+    assert 0.01 < float(moved.float().mean()) < 0.5
+    assert float((searched - y.round()).abs().max()) == 1
+
+    @torch.no_grad()
+    def cost(y_hat):
+        coded = base.rate(model, y_hat, level, noisy=False)
+        return float((search.CURVATURE / 2 * (coded.y_dec - y).square().sum((1, 2, 3)) + coded.bits).sum())
+
+    assert cost(searched) < cost(y.round())
 
 
 @pytest.mark.parametrize("width", [192, 224])

@@ -119,19 +119,24 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: T
     noisy=True measures y + U(-1/2, 1/2), which has a gradient for the analysis; noisy=False measures
     the integers themselves, for training an entropy model on frozen latents.
     """
-    h, w = y.shape[2:]
     y_hat = round_through(y)
-    previous = torch.zeros_like(y) if previous is None else previous
-    z = model.analysis(y_hat, level, previous)
-    side = model.side(round_through(z), level, previous)
-    at = torch.arange(model.groups * h * w, device=y.device)
-    model.remember(side, y_hat, all_but_last_step(model, h, w).to(y.device))
-    parameters = [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
+    z, parameters = predict_real(model, y_hat, level, previous)
     z_bits = model.hyper.bits(z, level)
     y_bits = gaussian.bits(noise(y.float()) if noisy else torch.round(y.float()), *parameters)
     offset = gaussian.centroid(y_hat, *parameters) - y_hat
     y_dec = y_hat + (offset.detach() if noisy else offset)
     return Rate(y_bits.sum((1, 2, 3)), z_bits, y_dec)
+
+
+def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    """z, not rounded, and the parameters of all latents y_hat, (B, M, h, w) or (B, M, h, w, K) each."""
+    h, w = y_hat.shape[2:]
+    previous = torch.zeros_like(y_hat) if previous is None else previous
+    z = model.analysis(y_hat, level, previous)
+    side = model.side(round_through(z), level, previous)
+    at = torch.arange(model.groups * h * w, device=y_hat.device)
+    model.remember(side, y_hat, all_but_last_step(model, h, w).to(y_hat.device))
+    return z, [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:

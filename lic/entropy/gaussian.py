@@ -1,7 +1,7 @@
-"""The distribution of an integer latent: a Gaussian or a mixture of them, collected over unit bins.
+"""The distribution of an integer latent: a Gaussian with heavier tails or a mixture of them, collected over unit bins.
 
 Networks emit per latent a mean (in units of the latent) and a scale parameter t, which stands for
-sigma = SIGMA_LOW * RATIO^(PER_UNIT t); of a mixture, K means, K scales and K logits in base 2, all with one
+sigma = SIGMA_LOW exp(STEP PER_UNIT t); of a mixture, K means, K scales and K logits in base 2, all with one
 more dimension at the end. Functions here take them as `*parameters`: (mean, t) or (mean, t, logit). This file
 is the float side: bits for training, and where in its bin a decoded latent most likely lies. The integer side is
 tables.py and the coder; their *table* is (mean, index) or (mean, index, weight), int64.
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ..exact import FRACTION, softmax2
 
-SCALES = 64  # number of scales that have tables
-SIGMA_LOW, SIGMA_HIGH = 0.11, 60.0  # the first and the last of them, in units of the latent
+SCALES = 76  # number of scales that have tables
+SIGMA_LOW = 0.033  # the first of them, in units of the latent
+STEP = 0.1  # from one to the next, of log sigma
 PER_UNIT = 8  # table indexes per unit of t
 MEAN_BITS = 4  # means are coded on a grid of 2^-MEAN_BITS
+SHAPE = ((7, 18), (1, 31))  # of every distribution: two Gaussians, (eighths of the probability, twentieths of sigma).
+# Scales are never known for certain: latents have heavier tails than one Gaussian
 
-_LOG_STEP = math.log(SIGMA_HIGH / SIGMA_LOW) / (SCALES - 1)
 T_HIGH = (SCALES - 1) / PER_UNIT
 
 
@@ -42,23 +44,28 @@ class Bounded(torch.autograd.Function):
 
 def sigma(t: Tensor) -> Tensor:
     """Scale parameter -> standard deviation."""
-    return SIGMA_LOW * torch.exp(Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * _LOG_STEP))
+    return SIGMA_LOW * torch.exp(Bounded.apply(t, 0.0, T_HIGH) * (PER_UNIT * STEP))
 
 
 def inverse_sigma(std: Tensor) -> Tensor:
     """Standard deviation -> scale parameter, within range."""
-    return (torch.log(std / SIGMA_LOW) / (PER_UNIT * _LOG_STEP)).clamp(0.0, T_HIGH)
+    return (torch.log(std / SIGMA_LOW) / (PER_UNIT * STEP)).clamp(0.0, T_HIGH)
 
 
 def _phi(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x * -(0.5**0.5))
 
 
+def _parts(t: Tensor) -> list[tuple[float, Tensor]]:
+    """Share and standard deviation of the Gaussians that make one distribution."""
+    s = sigma(t)
+    return [(share / 8, s * (width / 20)) for share, width in SHAPE]
+
+
 def _mass(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     """Probability of the unit bin around y."""
-    s = sigma(t)
     d = (y - mean).abs()  # the lower tail is the accurate one
-    return _phi((0.5 - d) / s) - _phi((-0.5 - d) / s)
+    return sum(share * (_phi((0.5 - d) / s) - _phi((-0.5 - d) / s)) for share, s in _parts(t))
 
 
 def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
@@ -68,12 +75,13 @@ def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Ten
 
 
 def _offset(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:
-    s = sigma(t)
     d = (mean - y_hat).clamp(-1.0, 1.0)
-    a, b = (-0.5 - d) / s, (0.5 - d) / s
-    mass = (_phi(b) - _phi(a)).clamp_min(1e-6)
-    density = (torch.exp(-0.5 * a * a) - torch.exp(-0.5 * b * b)) * (2 * math.pi) ** -0.5
-    return (d + s * density / mass).clamp(-0.5, 0.5)
+    mass, moment = 1e-6, 0.0
+    for share, s in _parts(t):
+        a, b = (-0.5 - d) / s, (0.5 - d) / s
+        mass = mass + share * (_phi(b) - _phi(a))
+        moment = moment + share * s * (torch.exp(-0.5 * a * a) - torch.exp(-0.5 * b * b))
+    return (d + (2 * math.pi) ** -0.5 * moment / mass).clamp(-0.5, 0.5)
 
 
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LicError
@@ -82,9 +83,21 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
 
     order: (h, w) steps; where given, neighbours of an equal or larger step than the position's are zero too.
     """
-    index, seen = neighbours(at, taps, *y.shape[2:])
-    if order is not None:
-        steps = order.flatten().to(y.device)
-        seen &= steps[index] < steps[at][:, None]
+    index, seen = _seen(at, taps, *y.shape[2:], order)
     found = y.flatten(2).transpose(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)  # (B, n, taps, C)
     return found.mul_(seen[..., None].to(y.dtype)).flatten(2)
+
+
+def gather_rows(rows: Tensor, at: Tensor, taps: list[tuple[int, int]], h: int, w: int, order: Tensor | None = None) -> Tensor:
+    """gather() for what is laid out by position: (B, h w + 1, C), of which the last row stands for all that is not seen."""
+    index, seen = _seen(at, taps, h, w, order)
+    index = torch.where(seen, index, h * w) + (h * w + 1) * torch.arange(len(rows), device=at.device)[:, None, None]
+    return F.embedding(index, rows.flatten(0, 1)).flatten(2)  # here it is twice as fast as index_select
+
+
+def _seen(at: Tensor, taps: list[tuple[int, int]], h: int, w: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    index, seen = neighbours(at, taps, h, w)
+    if order is not None:
+        steps = order.flatten().to(at.device)
+        seen &= steps[index] < steps[at][:, None]
+    return index, seen

@@ -35,6 +35,7 @@ from .base import CHUNK, EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
+KNOWN = -1  # key of side.memory; sections have theirs
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Section(nn.Module):
         self.correction = ExactLinear(hidden, 2 * channels)
         nn.init.normal_(self.correction.weight, std=0.1 / hidden**0.5)
 
-    def forward(self, rows: Tensor, level: Tensor, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(B, n, inputs) -> (B, n, 2 channels). fuse: adds what else is known to the first layer's features (B, n, hidden)."""
+    def forward(self, rows: tuple[Tensor, ...], level: Tensor, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(B, n, inputs) in pieces -> (B, n, 2 channels). fuse: adds what else is known to the first layer's features (B, n, hidden)."""
         x = leaky(add(self.context(rows), self.level(level)[:, None]))
         return self.correction(leaky(self.hidden(fuse(x) if fuse else x)))
 
@@ -97,8 +98,8 @@ class Attention(nn.Module):
         self.correction = ExactLinear(config.token, config.hidden)
         nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 
-    def remember(self, rows: Tensor) -> Tensor:
-        """What is known of cells (B, n, inputs) -> keys and values (B, n, 2 token)."""
+    def remember(self, rows: tuple[Tensor, ...]) -> Tensor:
+        """What is known of cells, (B, n, inputs) in pieces -> keys and values (B, n, 2 token)."""
         return self.block.known(self.known(rows))
 
     def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor) -> Tensor:
@@ -139,28 +140,42 @@ class Sections(EntropyModel):
         return torch.stack([begins[k] + steps[k] for k in self.section_of.tolist()])
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        B, C = len(y_hat), self.latents // self.groups
+        C = self.latents // self.groups
         rows, order = [], []
         for k, cells, group, position in self._by_section(at, *y_hat.shape[2:]):
             here, row = torch.unique(position, return_inverse=True)
-            predicted = self._predict_section(k, side, y_hat, here).view(B, len(here), 2, -1, C).transpose(2, 3)
-            rows.append(predicted[:, row, group - self.first[k] // C])  # (B, cells, 2, C)
+            index = row * self.config.sections[k] + group - self.first[k] // C
+            of_section = self._predict_section(k, side, y_hat, here)
+            rows.append([x.unflatten(2, (-1, C)).flatten(1, 2).index_select(1, index) for x in of_section])  # (B, cells, C)
             order.append(cells)
-        mean, t = torch.cat(rows, 1)[:, torch.argsort(torch.cat(order))].unbind(2)
+        back = torch.argsort(torch.cat(order))
+        mean, t = (torch.cat(parts, 1).index_select(1, back) for parts in zip(*rows, strict=True))
         return mean, t
 
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
-        """Keys and values of the cells `at`, rows of side.memory[section]; of a section's last step nobody asks."""
+        """What is known of the cells `at`, and keys and values of those that are attended to: rows of side.memory."""
         h, w = y_hat.shape[2:]
-        attending = at[at < sum(self.config.sections[: len(self.attention)]) * h * w]
-        for k, _, _, position in self._by_section(attending, h, w):
+        known = self._known(side)
+        for k, _, _, position in self._by_section(at, h, w):
+            begin, end = self.first[k : k + 2]
             steps = self.inside[k](h, w).flatten().to(at.device)
-            here = torch.unique(position)
-            here = here[steps[here] < steps.max()]
-            for piece in here.split(CHUNK):
-                latents = _with_sizes(orders.gather(y_hat[:, : self.first[k + 1]], piece, [(0, 0)]), 1)
-                rows = torch.cat((side.rows(piece), latents), -1)
-                side.kept(k, 2 * self.config.token)[:, piece] = self.attention[k].remember(rows)
+            for here in torch.unique(position).split(CHUNK):
+                rows = orders.gather(y_hat[:, begin:end], here, [(0, 0)])
+                known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
+                here = here[steps[here] < steps.max()]  # of a section's last step nobody asks
+                if k < len(self.attention) and len(here):
+                    latents = orders.gather_rows(known[..., : 2 * end], here, [(0, 0)], h, w).to(y_hat.dtype)
+                    side.kept(k, 2 * self.config.token)[:, here] = self.attention[k].remember((side.rows(here), latents))
+
+    def _known(self, side: Side) -> Tensor:
+        """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).
+
+        In float32, which holds them exactly in either face.
+        """
+        if KNOWN not in side.memory:
+            B, _, h, w = side.features.shape
+            side.memory[KNOWN] = side.features.new_zeros(B, h * w + 1, 2 * self.latents, dtype=torch.float32)
+        return side.memory[KNOWN]
 
     def _by_section(self, at: Tensor, h: int, w: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Of every section among the cells `at`: its number, where they are in `at`, their groups and their positions."""
@@ -170,21 +185,15 @@ class Sections(EntropyModel):
             cells = torch.nonzero(section == k)[:, 0]
             yield k, cells, group[cells], position[cells]
 
-    def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> Tensor:
-        """All channels of section k at the positions `at`: (B, n, 2 channels), means, then t."""
+    def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        """Mean and t of all channels of section k at the positions `at`, (B, n, channels) each."""
         begin, end = self.first[k : k + 2]
-        order = self.inside[k](*y_hat.shape[2:])
-        features = side.rows(at)
-        earlier = _with_sizes(orders.gather(y_hat[:, :begin], at, HERE), len(HERE))
-        own = _with_sizes(orders.gather(y_hat[:, begin:end], at, self.taps[k], order), len(self.taps[k]))
+        h, w = y_hat.shape[2:]
+        order, features, known = self.inside[k](h, w), side.rows(at), self._known(side)
+        earlier = orders.gather_rows(known[..., : 2 * begin], at, HERE, h, w).to(y_hat.dtype)
+        own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order).to(y_hat.dtype)
         fuse = None
         if k < len(self.attention):
             fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order.to(at.device))
-        prior = torch.cat(self.head(features, side.level, slice(begin, end)), -1)
-        return prior + self.sections[k](torch.cat((features, earlier, own), -1), side.level, fuse)
-
-
-def _with_sizes(rows: Tensor, taps: int) -> Tensor:
-    """Gathered rows (B, n, taps C) -> (B, n, taps 2 C): of every neighbour its latents, then their log_size."""
-    rows = rows.unflatten(2, (taps, -1))
-    return torch.cat((rows, log_size(rows)), -1).flatten(2)
+        correction = self.sections[k]((features, earlier, own), side.level, fuse).chunk(2, -1)
+        return tuple(map(torch.add, self.head(features, side.level, slice(begin, end)), correction))

@@ -2,7 +2,7 @@
 
 A latent with table (scale index s, mean m in 2^-MEAN_BITS) is seen relative to base = floor(m): symbol 1 + L + d
 for d = y - base in -L..L+1, symbol 0, the escape, for all others. Its frequency is 1 + floor of (2^24 - symbols)
-times a Gaussian's mass over its bin; the tails beyond the last bins belong to the escape. All of it is computed with
+times the distribution's mass over its bin; the tails beyond the last bins belong to the escape. All of it is computed with
 Python's unbounded integers or below 2^63, from constants of correctly rounded decimal arithmetic: the tables are the
 same on every machine and part of the format.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gaussian import MEAN_BITS, SCALES, SIGMA_HIGH, SIGMA_LOW
+from .gaussian import MEAN_BITS, SCALES, SHAPE, SIGMA_LOW, STEP
 
 PRECISION = 24  # bits of a probability, fixed by the coder's library
 GRID, REACH = 256, 6  # the normal distribution is tabulated at multiples of 1/GRID up to REACH deviations
@@ -25,8 +25,7 @@ def sigmas() -> list[int]:
     """Standard deviation of every scale, in 2^-16 units."""
     with localcontext() as context:
         context.prec = 40
-        low, high = Decimal(str(SIGMA_LOW)), Decimal(str(SIGMA_HIGH))
-        step = (high / low).ln() / (SCALES - 1)
+        low, step = Decimal(str(SIGMA_LOW)), Decimal(str(STEP))
         return [int((low * (step * i).exp() * 65536).to_integral_value()) for i in range(SCALES)]
 
 
@@ -59,6 +58,11 @@ def _cdf(x: np.ndarray, sigma: int) -> np.ndarray:
     return (1 << 31) + np.where(x < 0, -half, half)
 
 
+def _shaped(x: np.ndarray, sigma: int) -> np.ndarray:
+    """2^32 P(latent - mean < x), x and sigma as for _cdf."""
+    return sum(share * _cdf(x, sigma * width // 20) for share, width in SHAPE) >> 3
+
+
 @cache
 def half_width(index: int) -> int:
     """L of a scale: its table has bins for d = -L .. L + 1."""
@@ -71,7 +75,7 @@ def frequencies(index: int, fraction: int) -> np.ndarray:
     L = half_width(index)
     edges = 32 * np.arange(-L, L + 3, dtype=np.int64) - 16 - (fraction << 5 - MEAN_BITS)
     free = (1 << PRECISION) - (2 * L + 3)
-    cumulative = _cdf(edges, sigmas()[index]) * free >> 32
+    cumulative = _shaped(edges, sigmas()[index]) * free >> 32
     bins = np.diff(cumulative)
     return np.concatenate(([free - bins.sum()], bins)) + 1
 

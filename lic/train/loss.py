@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ..container import LEVELS
-from ..entropy.base import EntropyModel, Rate, rate
+from ..entropy import gaussian
+from ..entropy.base import EntropyModel, Rate, predict_real, rate
+from ..search import CURVATURE
 from ..transforms import lambda_of
 
 STEP_WORTH = 6 / math.log(2)  # bits per squared step
@@ -39,7 +41,8 @@ def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: 
     x, previous = _split(transforms, x, level)
     with torch.no_grad():
         y = transforms.analysis(x, level).float()
-    coded = _rate(entropy, y, level, noisy=False, previous=previous)
+        searched = _searched(entropy, y, level, previous)
+    coded = _rate(entropy, searched, level, noisy=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
     error = (coded.y_dec - y).square().sum((1, 2, 3)) / pixels
@@ -52,6 +55,18 @@ def _split(transforms, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor | None]
     """The frames to code, (B, 3, H, W), and y_hat of the frames before them if x is pairs, (B, 6, H, W)."""
     *before, x = x.split(3, 1)
     return x, torch.round(transforms.analysis(before[0], level).float()) if before else None
+
+
+def _searched(entropy: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None) -> Tensor:
+    """Integers for y as the encoder's search (search.py) chooses them, as far as that can be told without the synthesis.
+
+    They are what a model has to code. Trained on rounded latents, it expects more of the small ones than files contain.
+    """
+    y_hat = torch.round(y)
+    _, parameters = predict_real(entropy, y_hat, level, previous)
+    candidates = torch.stack([y_hat - 1, y_hat, y_hat + 1])
+    costs = [CURVATURE / 2 * (gaussian.centroid(c, *parameters) - y).square() + gaussian.bits(c, *parameters) for c in candidates]
+    return candidates.gather(0, torch.stack(costs).argmin(0, keepdim=True))[0]
 
 
 def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: Tensor | None = None) -> Rate:

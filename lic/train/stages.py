@@ -38,11 +38,13 @@ def train_transforms(
     entropy: str = "hyperprior",
     entropy_config: dict,
     start: Path | None = None,
+    entropy_start: Path | None = None,
     **options,
 ) -> None:
     """Train the transforms `name` and the model `entropy` on the images of `folder`; see loop.fit for the options.
 
     `start`: a checkpoint of this stage; what its models have in common with these starts from there (_adopt).
+    `entropy_start`: one of either stage, for `entropy`.
     """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
@@ -53,6 +55,8 @@ def train_transforms(
         linear_start.initialise(transforms, model, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
         if start:
             _adopt(both, _averages(start))
+        if entropy_start:
+            _adopt(model, _entropy_averages(entropy_start))
     validation = held_out.centres(VALIDATION_SIZE)
 
     def batch_loss(model, x, generator):
@@ -88,7 +92,7 @@ def train_entropy(
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if not checkpoint.exists():
         linear_start.start_entropy(transforms, entropy, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
-        there = {key.removeprefix("entropy."): value for key, value in _averages(start).items()} if start else {}
+        there = _entropy_averages(start) if start else {}
         _adopt(entropy, there)
         if "picture.weight" in entropy.state_dict().keys() - there.keys():  # motion, of which a model of pictures knows nothing
             linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
@@ -107,6 +111,11 @@ def train_entropy(
 
 def _averages(checkpoint: Path) -> dict:
     return torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+
+
+def _entropy_averages(checkpoint: Path) -> dict:
+    """Those of the entropy model in a checkpoint of either stage."""
+    return {key.removeprefix("entropy."): value for key, value in _averages(checkpoint).items()}
 
 
 @torch.no_grad()
