@@ -89,7 +89,7 @@ def test_indexes_cost_less_beside_equal_ones():
         model.hyper.code(LEVEL, z_hat.shape, writer, z_hat)
         assert torch.equal(model.hyper.code(LEVEL, z_hat.shape, coders.Reader(writer.bytes()), None), z_hat)
         costs.append(estimator.bits)
-    assert costs[0] < 20 < 80 < costs[1]
+    assert costs[0] < 25 < 80 < costs[1]
 
 
 def test_mixtures_fit_what_they_see_and_allow_what_they_do_not():
