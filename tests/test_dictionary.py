@@ -81,6 +81,7 @@ def test_indexes_cost_less_beside_equal_ones():
     with torch.no_grad():
         for table in prior.beside:
             table.values[1:] = 4 * torch.eye(4)
+        prior.level.values.zero_()  # how often the random start happens to use an index is not the question
     exact.freeze(model.requires_grad_(False))
     costs = []
     for z_hat in (torch.full((1, 1, 8, 8), 3), torch.arange(64).view(1, 1, 8, 8) % 4):
@@ -89,7 +90,7 @@ def test_indexes_cost_less_beside_equal_ones():
         model.hyper.code(LEVEL, z_hat.shape, writer, z_hat)
         assert torch.equal(model.hyper.code(LEVEL, z_hat.shape, coders.Reader(writer.bytes()), None), z_hat)
         costs.append(estimator.bits)
-    assert costs[0] < 25 < 80 < costs[1]
+    assert costs[0] < 20 < 80 < costs[1]
 
 
 def test_mixtures_fit_what_they_see_and_allow_what_they_do_not():

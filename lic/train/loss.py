@@ -63,7 +63,8 @@ def _searched(entropy: EntropyModel, y: Tensor, level: Tensor, previous: Tensor 
     They are what a model has to code. Trained on rounded latents, it expects more of the small ones than files contain.
     """
     y_hat = torch.round(y)
-    _, parameters = predict_real(entropy, y_hat, level, previous)
+    with torch.autocast(y.device.type, enabled=False):  # as in _rate
+        _, parameters = predict_real(entropy, y_hat, level, previous)
     candidates = torch.stack([y_hat - 1, y_hat, y_hat + 1])
     costs = [CURVATURE / 2 * (gaussian.centroid(c, *parameters) - y).square() + gaussian.bits(c, *parameters) for c in candidates]
     return candidates.gather(0, torch.stack(costs).argmin(0, keepdim=True))[0]
