@@ -75,6 +75,11 @@ class ExactLinear(nn.Module):
         self.bias = nn.Parameter(torch.round(self.bias.double() * 2.0 ** (WEIGHT_FRACTION + FRACTION)), False)
 
     @torch.no_grad()
+    def thaw(self) -> None:
+        self.weight = nn.Parameter((self.weight * 2.0**-WEIGHT_FRACTION).float())
+        self.bias = nn.Parameter((self.bias * 2.0 ** -(WEIGHT_FRACTION + FRACTION)).float())
+
+    @torch.no_grad()
     def prove(self, name: str) -> None:
         """Raise BadWeights unless every partial sum of every input in +-LIMIT stays below 2^53."""
         for x in (self.weight, self.bias):
@@ -235,6 +240,10 @@ class Table(nn.Module):
         self.values = nn.Parameter(torch.round(self.values.double() * 2.0**FRACTION).clamp(-LIMIT, LIMIT), False)
 
     @torch.no_grad()
+    def thaw(self) -> None:
+        self.values = nn.Parameter((self.values * 2.0**-FRACTION).float())
+
+    @torch.no_grad()
     def prove(self, name: str) -> None:
         good = is_exact(self.values) and bool((self.values == torch.floor(self.values)).all())
         if not good or not bool((self.values.abs() <= LIMIT).all()):
@@ -272,6 +281,14 @@ def freeze(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, (ExactLinear, Table)):
             module.freeze()
+    return model
+
+
+def thaw(model: nn.Module) -> nn.Module:
+    """Turn every exact layer inside `model` back to its float face, in place: as good as before but for the rounding."""
+    for module in model.modules():
+        if isinstance(module, (ExactLinear, Table)):
+            module.thaw()
     return model
 
 

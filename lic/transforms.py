@@ -12,6 +12,7 @@ H and W must be multiples of `STRIDE`.
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,6 +77,12 @@ def amplify(x: Tensor, log_gain: LevelTable, level: Tensor) -> Tensor:
     return x * log_gain(level).exp()[:, :, None, None]
 
 
+def linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(x) in float32 even where training runs the blocks in bfloat16, which cannot tell a latent of 100 from one of 100.4."""
+    with torch.autocast(x.device.type, enabled=False):
+        return conv(x.float())
+
+
 class PatchTransforms(nn.Module):
     """A light pair of transforms; level: (B,) int64 in 0..LEVELS in both directions."""
 
@@ -99,16 +106,16 @@ class PatchTransforms(nn.Module):
 
     def analysis(self, x: Tensor, level: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [0, 1] -> y: (B, M, H/16, W/16), in units of the quantiser's step."""
-        x = self.embed(F.pixel_unshuffle(x - 0.5, 8))
+        x = linear(self.embed, F.pixel_unshuffle(x - 0.5, 8))
         x = self.analysis_fine(amplify(x, self.analysis_gain, level), level)
-        x = self.analysis_coarse(self.merge(F.pixel_unshuffle(x, 2)), level)
+        x = self.analysis_coarse(linear(self.merge, F.pixel_unshuffle(x, 2)), level)
         return amplify(x, self.latent_gain, level)
 
     def synthesis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
-        x = self.split(self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level))
+        x = linear(self.split, self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level))
         x = self.synthesis_fine(amplify(F.pixel_shuffle(x, 2), self.synthesis_gain, level), level)
-        return F.pixel_shuffle(self.pixels(x), 8) + 0.5
+        return F.pixel_shuffle(self.pixels(x).float(), 8) + 0.5
 
 
 TRANSFORMS = {"patch": (PatchTransforms, TransformsConfig)}

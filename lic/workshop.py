@@ -109,7 +109,7 @@ def _training_options(command):
         click.option("--out", "checkpoint", type=click.Path(path_type=Path), required=True,
                      help="Checkpoint file; resumed from if it exists."),
         click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                     help="Checkpoint to take the common parts from."),
+                     help="Checkpoint or weights file to take the common parts from."),
         click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
         click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
         click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
@@ -117,6 +117,8 @@ def _training_options(command):
                      help="Side in the last fifth of the budget, with half the batch if larger."),
         click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
         click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
+        click.option("--bfloat16/--float32", default=None,
+                     help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too."),
         click.option("--config", default="{}", metavar="JSON", callback=_json,
                      help="Sizes that differ from the architecture's defaults."),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -146,7 +148,7 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
 @click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
 @click.option("--entropy-start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Checkpoint to take the entropy model from, in place of --start's.")  # fmt: skip
+              help="Checkpoint or weights file to take the entropy model from, in place of --start's.")  # fmt: skip
 @_training_options
 def train_transforms(folder, architecture, checkpoint, device, threads, **options):
     """Train transforms jointly with an entropy model on the images of FOLDER."""

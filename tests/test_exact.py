@@ -95,6 +95,20 @@ def test_proof_refuses_float_layers_and_bad_tables():
         exact.LevelTable(7, 3)  # 6 spans do not divide 4096 levels
 
 
+def test_thawed_layers_freeze_to_the_same_integers():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(exact.ExactLinear(5, 4), exact.ExactConv(2, 3, 3), exact.LevelTable(9, 3))
+    torch.nn.init.normal_(model[2].values)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    frozen = {key: value.clone() for key, value in exact.freeze(model).state_dict().items()}
+    thawed = exact.thaw(model).state_dict()
+    for key, value in thawed.items():
+        assert value.dtype == torch.float32
+        assert 0 <= float((value - before[key]).abs().max()) <= 2.0**-11
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, frozen[key]) for key, value in exact.freeze(model).state_dict().items())
+
+
 def test_leaky_is_a_shift():
     x = torch.arange(-20.0, 20.0, dtype=torch.float64)
     assert leaky_ints(x) == [v if v >= 0 else v // 8 for v in range(-20, 20)]

@@ -132,6 +132,39 @@ def test_transforms_train_along_an_entropy_model_that_was_there_before(folder, t
     assert not torch.equal(a["transforms.merge.weight"], b["transforms.merge.weight"])
 
 
+def test_training_goes_on_from_weights_files(folder, tmp_path):
+    from lic.train import stages
+
+    device, options = torch.device("cpu"), {"batch": 2, "crop": 64, "last_crop": 64, "minutes": 0.005}
+    both = options | {"name": "patch", "config": json.loads(SMALL), "entropy": "parallel", "entropy_config": SMALL_CONFIGS["parallel"]}
+    stages.train_transforms(folder, tmp_path / "a.pt", device, **both, learning_rate=1e-3)
+    transforms, entropy = export.export(tmp_path / "a.pt", "small", tmp_path)
+    stages.train_transforms(folder, tmp_path / "b.pt", device, **both, learning_rate=0.0, start=transforms, entropy_start=entropy)
+    a, b = (torch.load(tmp_path / name, weights_only=True)["average"] for name in ("a.pt", "b.pt"))
+    for key in a:  # fp16, or integers of 2^-14, or of 2^-10
+        assert torch.allclose(a[key], b[key], rtol=1e-3, atol=2.0**-11), key
+
+
+def test_bfloat16_is_close_and_keeps_the_linear_paths_in_float32():
+    torch.manual_seed(0)
+    transforms = PatchTransforms(TransformsConfig(**json.loads(SMALL)))
+    for module in transforms.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 4096])
+    with torch.no_grad():
+        y = transforms.analysis(x, level)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough, x_hat = transforms.analysis(x, level), transforms.synthesis(y, level)
+        assert rough.dtype == x_hat.dtype == torch.float32
+        assert 0 < float((rough - y).abs().max() / y.abs().max()) < 0.02
+        for block in (*transforms.analysis_fine, *transforms.analysis_coarse):
+            block.mix.weight.zero_()
+        y = transforms.analysis(x, level)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(transforms.analysis(x, level), y)
+
+
 def test_integers_of_training_are_worth_more_than_rounded_ones():
     torch.manual_seed(0)
     model = Hyperprior(Sizes(latents=16, width=8, z_channels=4, side=8, anchors=3))

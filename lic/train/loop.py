@@ -37,6 +37,7 @@ def fit(
     crop: int,
     last_crop: int,
     learning_rate: float,
+    bfloat16: bool | None = None,
     save_every: float = 120.0,
     seed: int = 0,
 ) -> nn.Module:
@@ -45,11 +46,12 @@ def fit(
     Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
     Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
+    bfloat16: run the convolutions of the transforms in it; None means on a GPU.
     `batch` is what every process takes, if there are several (workers.py).
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
     """
     workers, device = Workers(), next(model.parameters()).device
-    cuda = device.type == "cuda"
+    bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
     model.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -79,7 +81,7 @@ def fit(
         late = progress >= LAST_PART and last_crop > crop
         x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             value, metrics = loss(model, x, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .. import exact, weights
 from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
@@ -43,8 +44,8 @@ def train_transforms(
 ) -> None:
     """Train the transforms `name` and the model `entropy` on the images of `folder`; see loop.fit for the options.
 
-    `start`: a checkpoint of this stage; what its models have in common with these starts from there (_adopt).
-    `entropy_start`: one of either stage, for `entropy`.
+    `start`: a checkpoint of this stage, or a weights file; what its models have in common with these starts from there (_adopt).
+    `entropy_start`: a checkpoint of either stage, or a weights file, for `entropy`.
     """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
@@ -83,7 +84,8 @@ def train_entropy(
 ) -> None:
     """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint).
 
-    `start`: a checkpoint of either stage; what its entropy model has in common with this one starts from there (_adopt).
+    `start`: a checkpoint of either stage, or a weights file; what its entropy model has in common with this one starts from
+    there (_adopt).
     """
     device = next(transforms.parameters()).device
     M = transforms.config.latents
@@ -109,13 +111,19 @@ def train_entropy(
     )  # fmt: skip
 
 
-def _averages(checkpoint: Path) -> dict:
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+def _averages(start: Path) -> dict:
+    """The parameters in a checkpoint of either stage or in a weights file."""
+    if start.suffix != ".safetensors":
+        return torch.load(start, map_location="cpu", weights_only=True)["average"]
+    model, meta = weights.load(start)
+    if meta["kind"] == "entropy":
+        return exact.thaw(model).state_dict()
+    return {f"transforms.{key}": value for key, value in model.state_dict().items()}
 
 
-def _entropy_averages(checkpoint: Path) -> dict:
-    """Those of the entropy model in a checkpoint of either stage."""
-    return {key.removeprefix("entropy."): value for key, value in _averages(checkpoint).items()}
+def _entropy_averages(start: Path) -> dict:
+    """Those of the entropy model there."""
+    return {key.removeprefix("entropy."): value for key, value in _averages(start).items()}
 
 
 @torch.no_grad()
