@@ -1,4 +1,4 @@
-"""Commands for those who make and measure models: eval, bench, train. torch is imported only by the work itself."""
+"""Commands for those who make and measure models: eval, compare, bench, train. torch is imported only by the work itself."""
 
 import json
 from pathlib import Path
@@ -67,6 +67,24 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_c
         plots.draw(results, out)
     except MissingExtra as error:
         click.echo(f"lic: {error}", err=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="The transforms.")
+@click.option("--entropy", default="hyperprior,factorized,local-dictionary,local,nonlocal,cross-channel,global-reference,entroformer,"
+              "entroformer-parallel,parallel,global-parallel", callback=_list, metavar="NAMES",
+              help="By comma; the others are held against the first [default: all for pictures, against hyperprior].")  # fmt: skip
+@click.option("--qualities", default="20,50,80", show_default=True, callback=_numbers(0, 100))
+@out_option
+@device_option
+@threads_option
+def compare(folder, model, entropy, qualities, out, device, threads):
+    """Measure entropy models on the very same latents of the lossless images of FOLDER: bytes, steps, parameters, times."""
+    device = _prepare(device, threads)
+    from .evaluate import compare
+
+    click.echo(compare.table(compare.run(folder, [f"{model}-{name}" for name in entropy], qualities, device, out)))
 
 
 @click.command()
@@ -197,4 +215,4 @@ def train_graphics(folder, count, seed):
     graphics.write(folder, range(seed, seed + count))
 
 
-COMMANDS = (evaluate, bench, train)
+COMMANDS = (evaluate, compare, bench, train)

@@ -1,4 +1,4 @@
-"""`lic eval` and `lic bench` on a small picture: figures that can be checked by hand, resumption, every output."""
+"""`lic eval`, `lic compare` and `lic bench` on a small picture: figures that can be checked by hand, resumption, every output."""
 
 import csv
 import json
@@ -13,9 +13,10 @@ import torch
 from conftest import DATA, TINY
 from PIL import Image
 
+from lic import container
 from lic.codec import Codec
 from lic.errors import LicError, MissingExtra
-from lic.evaluate import bench, bits, machine, metrics, neighbours, plots, published, report, rivals, run
+from lic.evaluate import bench, bits, compare, machine, metrics, neighbours, plots, published, report, rivals, run
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,24 @@ def test_bench_measures_whole_processes(tmp_path):
     text = bench.table(results)
     assert "megapixels" in text
     assert "0.01" in text
+
+
+def test_models_are_compared_on_the_same_latents(folder, tmp_path):
+    names = ["lite-hyperprior", "lite-parallel"]
+    results = compare.run(folder, names, [80, 20, 50], torch.device("cpu"), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    assert [{key: str(value) for key, value in row.items()} for row in results["rows"]] == rows
+    picture = Image.open(folder / "a.png")
+    for name, row in zip(names, results["rows"], strict=True):
+        data = Codec("lite", name.removeprefix("lite-")).encode(picture, 20, effort=0)
+        assert row["bytes_20"] == len(container.unpack(data)[1][0].payload)  # rounded latents do not depend on the model
+        assert row["bytes_20"] < row["bytes_50"] < row["bytes_80"]
+    assert [row["steps"] for row in results["rows"]] == [1, 12]
+    last = compare.table(results).splitlines()[-1]
+    assert f"{100 * (results['rows'][1]['bytes_80'] / results['rows'][0]['bytes_80'] - 1):+.2f} %" in last
+    for bad in (["lite-hyperprior", "lite-spatiotemporal"], []):
+        with pytest.raises(LicError, match="models"):
+            compare.run(folder, bad, [50], torch.device("cpu"), tmp_path)
 
 
 def test_a_process_is_measured_by_itself():

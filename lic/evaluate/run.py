@@ -48,7 +48,7 @@ def evaluate(
 
     Raises LicError, before anything is measured, for what cannot be measured here.
     """
-    paths = _pictures(folder)
+    paths = pictures(folder)
     if with_compressai:
         neighbours.zoo()
     codecs = {name: (_identity(name, effort, device), qualities) for name in models}
@@ -88,7 +88,8 @@ def evaluate(
     return results
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
+    """The lossless images of a folder, sorted."""
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in LOSSLESS)
     if not paths:
         raise LicError(f"{folder}: no lossless images (PNG, PPM, BMP, TIFF)")
