@@ -21,7 +21,7 @@ from .entropy import base, gaussian
 from .transforms import lambda_of
 from .weights import Models
 
-WORTH = 1.6  # lambda here over lambda in training: with noise in place of rounding, bits look dearer than they are
+WORTH = 1.35  # lambda here over lambda in training: with noise in place of rounding, bits look dearer than they are
 CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: optimal step sizes make it so, see train/linear_start.py
 ROUNDS = 2  # per unit of effort: every latent gets its turn once
 BLOCK, HALO = 64, 8  # latents in row and column that get their slopes at once; one reaches 8 others far, the last of them hardly
