@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_full_device_and_closed_pipe():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(number, code, tmp_path):
-    child = subprocess.Popen([LIC, "encode", "-", str(tmp_path / "x.lic")], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, and what they start, ignore it
+    command = [LIC, "encode", "-", str(tmp_path / "x.lic")]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
     time.sleep(1.5)  # it waits for its input
     child.send_signal(number)
     _, error = child.communicate(timeout=60)
