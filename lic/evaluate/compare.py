@@ -16,10 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import coders, container, locate, weights
-from ..codec import Codec
 from ..entropy import base
 from ..errors import LicError
-from . import report
+from . import ours, report
 from .machine import processor, timed
 from .run import pictures
 
@@ -60,8 +59,7 @@ def run(folder: Path, names: list[str], qualities: list[float], device: torch.de
 
 def _latents(name: str, paths: list[Path], qualities: list[float], device: torch.device) -> Iterator[tuple]:
     """-> path, quality, y_hat (1, M, h, w) int64, level (1,) int64."""
-    model, _, entropy = name.partition("-")
-    codec = Codec(model, entropy, device.type)
+    codec = ours.warm(name, device.type)
     for path, quality in itertools.product(paths, qualities):
         header, frames = container.unpack(codec.encode(Image.open(path).convert("RGB"), quality, effort=0))
         ((_, coded),) = codec.read(header, frames)
