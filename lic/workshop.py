@@ -72,8 +72,7 @@ def evaluate(folder, models, qualities, against, effort, jobs, with_bits, with_c
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="The transforms.")
-@click.option("--entropy", default="hyperprior,factorized,local-dictionary,local,nonlocal,cross-channel,global-reference,entroformer,"
-              "entroformer-parallel,parallel,global-parallel", callback=_list, metavar="NAMES",
+@click.option("--entropy", callback=_list, metavar="NAMES",
               help="By comma; the others are held against the first [default: all for pictures, against hyperprior].")  # fmt: skip
 @click.option("--qualities", default="20,50,80", show_default=True, callback=_numbers(0, 100))
 @out_option
@@ -84,7 +83,8 @@ def compare(folder, model, entropy, qualities, out, device, threads):
     device = _prepare(device, threads)
     from .evaluate import compare
 
-    click.echo(compare.table(compare.run(folder, [f"{model}-{name}" for name in entropy], qualities, device, out)))
+    names = compare.available(model) if entropy is None else [f"{model}-{name}" for name in entropy]
+    click.echo(compare.table(compare.run(folder, names, qualities, device, out)))
 
 
 @click.command()

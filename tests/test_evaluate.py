@@ -13,7 +13,7 @@ import torch
 from conftest import DATA, TINY
 from PIL import Image
 
-from lic import container
+from lic import container, locate
 from lic.codec import Codec
 from lic.errors import LicError, MissingExtra
 from lic.evaluate import bench, bits, compare, machine, metrics, neighbours, plots, published, report, rivals, run
@@ -205,6 +205,13 @@ def test_models_are_compared_on_the_same_latents(folder, tmp_path):
     for bad in (["lite-hyperprior", "lite-spatiotemporal"], []):
         with pytest.raises(LicError, match="models"):
             compare.run(folder, bad, [50], torch.device("cpu"), tmp_path)
+
+
+def test_all_models_of_pictures_are_compared_unless_told_otherwise():
+    names = compare.available("lite")
+    assert names[0] == "lite-hyperprior"
+    assert set(names) == {name for name in locate.names() if name.startswith("lite-")} - {"lite-spatiotemporal"}
+    assert compare.available("none") == []
 
 
 def test_a_process_is_measured_by_itself():

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import files
 from . import ours, report
-from .machine import processor, release, timed
+from .machine import described, release, timed
 
 ASPECT = 1.5
 
@@ -52,7 +52,7 @@ def run(model: str, sizes: list[float], device: str, out: Path) -> dict:
     _mb peak memory of the process, in megabytes.
     """
     codec = ours.warm(model, device)
-    machine = f"{processor()}, {torch.get_num_threads()} threads, {device}"
+    machine = described(torch.get_num_threads(), device)
     results = {"model": model, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine, "rows": []}
     out.mkdir(parents=True, exist_ok=True)
     for size in tqdm(sizes, "sizes", disable=None):

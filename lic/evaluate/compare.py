@@ -16,13 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import coders, container, locate, weights
-from ..entropy import base
+from ..entropy import ENTROPY_MODELS, base
 from ..errors import LicError
 from . import ours, report
-from .machine import processor, timed
+from .machine import described, timed
 from .run import pictures
 
 REPEATS = 3  # of times, the best counts
+
+
+def available(model: str) -> list[str]:
+    """All models of pictures that there are for the transforms `model`, `hyperprior` first."""
+    known = [f"{model}-{name}" for name, (entropy, _) in ENTROPY_MODELS.items() if not entropy.looks_back]
+    return sorted(set(known) & set(locate.names()), key=lambda name: (name != f"{model}-hyperprior", known.index(name)))
 
 
 @torch.no_grad()
@@ -47,7 +53,7 @@ def run(folder: Path, names: list[str], qualities: list[float], device: torch.de
                 row[f"bytes_{quality:g}"] = row.get(f"bytes_{quality:g}", 0) + measured.pop("bytes")
                 row |= measured
                 bar.update()
-    machine = f"{processor()}, {torch.get_num_threads()} threads, {device}"
+    machine = described(torch.get_num_threads(), device)
     results = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine, "folder": Path(folder).name, "images": len(paths),
         "qualities": qualities, "rows": list(rows.values()),

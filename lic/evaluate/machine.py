@@ -59,6 +59,11 @@ def _watch() -> int:
     return code
 
 
+def described(threads: int, device) -> str:
+    """For tables: processor, threads, device."""
+    return f"{processor()}, {threads} threads, {device}"
+
+
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

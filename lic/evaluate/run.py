@@ -23,7 +23,7 @@ from ..defaults import EFFORT
 from ..errors import LicError
 from ..weights import fingerprint_of
 from . import bits, metrics, neighbours, ours, published, rivals
-from .machine import processor, timed
+from .machine import described, timed
 
 LOSSLESS = {".png", ".ppm", ".bmp", ".tif", ".tiff"}
 
@@ -55,7 +55,7 @@ def evaluate(
     codecs |= {name: (rivals.version(name), rivals.get(name).qualities) for name in against}
     if not codecs:
         raise LicError("nothing to measure: no models and no other codecs")
-    machine = f"{processor()}, {torch.get_num_threads()} threads, {jobs} jobs, {device}"
+    machine = f"{described(torch.get_num_threads(), device)}, {jobs} jobs"
     images = {path: fingerprint_of(path.read_bytes()) for path in paths}
     (out / "files").mkdir(parents=True, exist_ok=True)
     tasks = [
