@@ -18,7 +18,7 @@ from lic.entropy import base
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
-from lic.train import data, export, graphics, linear_start, loop, loss, pairs
+from lic.train import data, export, graphics, linear_start, loop, loss, pairs, scales
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -140,9 +140,39 @@ def test_training_goes_on_from_weights_files(folder, tmp_path):
     stages.train_transforms(folder, tmp_path / "a.pt", device, **both, learning_rate=1e-3)
     transforms, entropy = export.export(tmp_path / "a.pt", "small", tmp_path)
     stages.train_transforms(folder, tmp_path / "b.pt", device, **both, learning_rate=0.0, start=transforms, entropy_start=entropy)
-    a, b = (torch.load(tmp_path / name, weights_only=True)["average"] for name in ("a.pt", "b.pt"))
+    a, b = (scales.folded(torch.load(tmp_path / name, weights_only=True)["average"]) for name in ("a.pt", "b.pt"))
     for key in a:  # fp16, or integers of 2^-14, or of 2^-10
         assert torch.allclose(a[key], b[key], rtol=1e-3, atol=2.0**-11), key
+
+
+@torch.no_grad()
+def test_blocks_train_in_units_of_their_features():
+    torch.manual_seed(0)
+    config = TransformsConfig(**json.loads(SMALL) | {"analysis": (2, 1)})
+    transforms = PatchTransforms(config)
+    transforms.embed.weight.mul_(torch.logspace(-2, 0, config.width)[:, None, None, None])  # features unlike each other
+    busy, idle = transforms.analysis_fine
+    torch.nn.init.normal_(busy.mix.weight, std=1e-3)
+    x, level = torch.rand(6, 3, 64, 64), torch.tensor([0, 1000, 2000, 3000, 4000, 4096])
+    y = transforms.analysis(x, level)
+
+    scales.attach(transforms)
+    learned = idle.depthwise.parametrizations.weight.original.clone()
+    scales.measure(transforms, x)
+    assert torch.allclose(transforms.analysis(x, level), y, rtol=1e-3, atol=1e-5)  # nothing has changed
+    assert torch.equal(idle.depthwise.parametrizations.weight.original, learned)  # but what blocks see that do nothing yet
+    assert float(busy.mix.parametrizations.weight.original.std()) > 0.1
+    met = []
+    for block in (busy, idle):
+        block.register_forward_hook(lambda block, inputs, output: met.append(inputs[0].std((0, 2, 3))))
+    transforms.analysis(x, level)
+    for block, size in zip((busy, idle), met, strict=True):
+        assert float(size.max() / size.min()) > 20
+        assert torch.allclose(block.depthwise.parametrizations.weight[0].scale.flatten() * size, torch.ones(config.width), rtol=0.2)
+
+    plain = PatchTransforms(config)
+    plain.load_state_dict(scales.folded(transforms.state_dict()))
+    assert torch.equal(plain.analysis(x, level), transforms.analysis(x, level))
 
 
 def test_bfloat16_is_close_and_keeps_the_linear_paths_in_float32():

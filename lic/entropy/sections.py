@@ -7,7 +7,8 @@ A section sees all positions of earlier sections, and of its own channels the ne
     global-parallel  the same, the first two sections in quarters and looking beyond their neighbours: their cells attend
                      to all of their known cells (Qian et al. 2022); 16 steps for any size. They are an eighth of the
                      channels and 27 to 58 % of the bits; the others gained less from attention
-    cross-channel    four equal sections, each a wavefront over a causal 5x5 window (Ma et al. 2021); 4 (w + 3 (h - 1)) steps
+    cross-channel    the sections of `parallel`, each a wavefront over a causal 5x5 window (Ma et al. 2021); 6 (w + 3 (h - 1))
+                     steps
 
     z_hat ─ h_s ─► features ───────────────┬───────────────────────────── linear ─► mean, scale ─┐
     y_hat of earlier sections ────────┬────┤                                                     +─► mean, scale
@@ -63,11 +64,9 @@ class GlobalParallelConfig(ParallelConfig):
 
 @dataclass(frozen=True)
 class CrossChannelConfig(ParallelConfig):
-    """The same with other defaults."""
+    """The same with another default."""
 
-    sections: tuple[int, ...] = (1, 1, 1, 1)
     inside: str = "wavefront"
-    hidden: int = 320
 
 
 class Section(nn.Module):

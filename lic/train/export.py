@@ -9,6 +9,7 @@ from .. import exact, locate, weights
 from ..entropy import ENTROPY_MODELS
 from ..errors import BadWeights
 from ..transforms import TRANSFORMS
+from . import scales
 
 
 def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
@@ -17,7 +18,7 @@ def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
     A transforms checkpoint gives NAME and NAME-hyperprior, an entropy checkpoint NAME-ENTROPY.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    average, config = state["average"], state["config"]
+    average, config = scales.folded(state["average"]), state["config"]
     written = []
     if "transforms" in config:
         architecture, fields = config["transforms"]

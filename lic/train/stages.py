@@ -10,12 +10,12 @@ from .. import exact, weights
 from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
-from . import data, linear_start, loss
+from . import data, linear_start, loss, scales
 from .loop import fit
 from .pairs import Pairs
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
-START_CROPS = 128  # of the same size, what an entropy model starts from
+START_CROPS = 128  # of the same size, what an entropy model and the scales of blocks start from
 VALIDATION_SIZE = 256
 
 
@@ -58,6 +58,9 @@ def train_transforms(
             _adopt(both, _averages(start))
         if entropy_start:
             _adopt(model, _entropy_averages(entropy_start))
+    scales.attach(transforms)
+    if not checkpoint.exists():
+        scales.measure(transforms, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
     validation = held_out.centres(VALIDATION_SIZE)
 
     def batch_loss(model, x, generator):
@@ -114,7 +117,7 @@ def train_entropy(
 def _averages(start: Path) -> dict:
     """The parameters in a checkpoint of either stage or in a weights file."""
     if start.suffix != ".safetensors":
-        return torch.load(start, map_location="cpu", weights_only=True)["average"]
+        return scales.folded(torch.load(start, map_location="cpu", weights_only=True)["average"])
     model, meta = weights.load(start)
     if meta["kind"] == "entropy":
         return exact.thaw(model).state_dict()
