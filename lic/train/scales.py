@@ -2,16 +2,14 @@
 
 Adam moves every parameter by about as much in every step. Features are not alike: the strongest of a row of blocks
 is a hundred times the weakest, and what a block adds is a hundredth of either. So where a filter saw features as they are,
-hidden ones stayed so small that silu is a straight line there, and the transforms of 0.7.0 were linear to 0.1 % of their
-power. In training the depthwise filters see features over their deviation, and what `mix` adds counts in units of its own
-deviation:
+hidden ones stayed so small that silu is a straight line there, and what the blocks of 0.7.0 added was linear but for 0.4 %
+of its power at most. In training the depthwise filters see features over their deviation, and what `mix` adds counts in
+units of its own deviation:
 
     depthwise.weight / size    mix.weight * repair    mix.bias * repair
 
 Both are fixed, measured before the first step. Weights files hold the products, so nothing of this is left in them.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +36,6 @@ class Scaled(nn.Module):
         return parameter / self.scale
 
 
-def _scaled(block: Block) -> Iterator[tuple[nn.Module, str]]:
-    return iter(((block.depthwise, "weight"), (block.mix, "weight"), (block.mix, "bias")))
-
-
 def _blocks(transforms: nn.Module) -> list[Block]:
     return [module for module in transforms.modules() if isinstance(module, Block)]
 
@@ -49,17 +43,17 @@ def _blocks(transforms: nn.Module) -> list[Block]:
 def attach(transforms: nn.Module) -> None:
     """Let the scales in: 1 everywhere, until measure() or a checkpoint says otherwise."""
     for block in _blocks(transforms):
-        for layer, name in _scaled(block):
+        for layer, name in ((block.depthwise, "weight"), (block.mix, "weight"), (block.mix, "bias")):
             parametrize.register_parametrization(layer, name, Scaled(getattr(layer, name)))
 
 
 @torch.no_grad()
-def measure(transforms: nn.Module, x: Tensor, seed: int = 0) -> None:
+def measure(transforms: nn.Module, x: Tensor) -> None:
     """Set the scales to what the blocks meet in the crops x (B, 3, H, W).
 
     Blocks that do something go on doing it; those that add nothing yet (mix is zero) see more of weak features than before.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     level = torch.randint(0, LEVELS + 1, (len(x),), generator=generator).to(x.device)
 
     def before_and_after(block, inputs, output):
