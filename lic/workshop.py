@@ -126,9 +126,10 @@ def _training_options(command):
     for option in reversed((
         click.option("--out", "checkpoint", type=click.Path(path_type=Path), required=True,
                      help="Checkpoint file; resumed from if it exists."),
-        click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                     help="Checkpoint or weights file to take the common parts from."),
-        click.option("--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Training time, over all resumed runs."),
+        click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
+                     help="Checkpoint or weights file to take the common parts from; of several the last one's, where they differ."),
+        click.option("--minutes", type=click.FloatRange(0), required=True,
+                     help="Training time, over all resumed runs; 0 takes what --start has as it is."),
         click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
         click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
         click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
@@ -165,8 +166,6 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
 @click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
 @click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
-@click.option("--entropy-start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Checkpoint or weights file to take the entropy model from, in place of --start's.")  # fmt: skip
 @_training_options
 def train_transforms(folder, architecture, checkpoint, device, threads, **options):
     """Train transforms jointly with an entropy model on the images of FOLDER."""

@@ -10,7 +10,7 @@ from lic import coders, exact, locate, weights
 from lic.entropy import ENTROPY_MODELS, attention, base, gaussian, global_reference, orders, tables
 from lic.entropy.side import Side
 from lic.exact import to_fixed
-from lic.train.stages import _adopt
+from lic.train.adopt import adopt
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_starts_as_the_local_model_it_is_given():
     local, grown = (architecture(config(**sizes)).eval() for architecture, config in map(ENTROPY_MODELS.get, ("local", "global-reference")))
     with torch.no_grad():
         local.head.level.values[:, 48:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 48))
-    _adopt(grown, local.state_dict())
+    adopt(grown, local.state_dict())
     y, at = draw(local, 8, 12).float(), torch.arange(96)
     with torch.no_grad():
         side = Side(local.hyper.synthesis(torch.round(local.hyper.analysis(y, LEVEL))), LEVEL)

@@ -12,13 +12,14 @@ from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
 
-from lic import search
+from lic import locate, search, weights
 from lic.codec import Codec
 from lic.entropy import base
 from lic.entropy.hyperprior import Hyperprior
+from lic.entropy.sections import ParallelConfig, Sections
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
-from lic.train import data, export, graphics, linear_start, loop, loss, pairs, scales
+from lic.train import adopt, data, export, graphics, linear_start, loop, loss, pairs, scales, stages
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -96,9 +97,6 @@ def test_two_processes_train_one_model(tmp_path):
 
 def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     """As a library call, with the tiny transforms; every registered model can be trained and exported."""
-    from lic import locate, weights
-    from lic.train import stages
-
     path = locate.by_name("tiny", (TINY,))
     transforms, _ = weights.load(path)
     checkpoint = tmp_path / "e.pt"
@@ -108,7 +106,7 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     written = export.export(checkpoint, "tiny", tmp_path / "w")
     assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]
     other = tmp_path / "other.pt"
-    common = {"name": entropy_name, "config": config, "start": checkpoint}
+    common = {"name": entropy_name, "config": config, "start": [checkpoint]}
     stages.train_entropy(folder, other, transforms, locate.fingerprint_of(path), **common, **options | {"learning_rate": 0.0})
     adopted, original = (torch.load(p, weights_only=True)["average"] for p in (other, checkpoint))
     assert all(torch.equal(adopted[key], original[key]) for key in original)
@@ -117,32 +115,44 @@ def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
     assert model.latents == 24
 
 
-def test_transforms_train_along_an_entropy_model_that_was_there_before(folder, tmp_path):
-    from lic.train import stages
-
-    device, sizes = torch.device("cpu"), {"name": "patch", "config": json.loads(SMALL)}
-    options = {"minutes": 0.005, "batch": 2, "crop": 64, "last_crop": 64}
-    both = sizes | options | {"entropy": "parallel", "entropy_config": SMALL_CONFIGS["parallel"]}
-    stages.train_transforms(folder, tmp_path / "a.pt", device, **both, learning_rate=1e-3)
-    stages.train_transforms(folder, tmp_path / "b.pt", device, **both, learning_rate=0.0, entropy_start=tmp_path / "a.pt")
-    a, b = (torch.load(tmp_path / name, weights_only=True)["average"] for name in ("a.pt", "b.pt"))
-    same = [torch.equal(a[key], b[key]) for key in a if key.startswith("entropy.")]
-    assert same
-    assert all(same)
-    assert not torch.equal(a["transforms.merge.weight"], b["transforms.merge.weight"])
-
-
-def test_training_goes_on_from_weights_files(folder, tmp_path):
-    from lic.train import stages
-
-    device, options = torch.device("cpu"), {"batch": 2, "crop": 64, "last_crop": 64, "minutes": 0.005}
+def test_training_goes_on_from_several_files(folder, tmp_path):
+    """Checkpoints and weights files; of what several have, the last one's is taken."""
+    device, options = torch.device("cpu"), {"batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
     both = options | {"name": "patch", "config": json.loads(SMALL), "entropy": "parallel", "entropy_config": SMALL_CONFIGS["parallel"]}
-    stages.train_transforms(folder, tmp_path / "a.pt", device, **both, learning_rate=1e-3)
-    transforms, entropy = export.export(tmp_path / "a.pt", "small", tmp_path)
-    stages.train_transforms(folder, tmp_path / "b.pt", device, **both, learning_rate=0.0, start=transforms, entropy_start=entropy)
-    a, b = (scales.folded(torch.load(tmp_path / name, weights_only=True)["average"]) for name in ("a.pt", "b.pt"))
-    for key in a:  # fp16, or integers of 2^-14, or of 2^-10
-        assert torch.allclose(a[key], b[key], rtol=1e-3, atol=2.0**-11), key
+    for name, seed in (("a.pt", 0), ("b.pt", 1)):
+        stages.train_transforms(folder, tmp_path / name, device, **both, minutes=0.005, seed=seed)
+    _, entropy = export.export(tmp_path / "b.pt", "small", tmp_path)
+    stages.train_transforms(folder, tmp_path / "c.pt", device, **both, minutes=0, start=[tmp_path / "a.pt", entropy])
+    a, b, c = (scales.folded(torch.load(tmp_path / name, weights_only=True)["average"]) for name in ("a.pt", "b.pt", "c.pt"))
+    for key in c:  # fp16, or integers of 2^-14, or of 2^-10
+        wanted = a if key.startswith("transforms.") else b
+        assert torch.allclose(c[key], wanted[key], rtol=1e-3, atol=2.0**-11), key
+    assert any(not torch.allclose(a[key], b[key], rtol=1e-2, atol=2.0**-10) for key in c)
+
+
+@torch.no_grad()
+def test_sections_take_over_neighbours_at_their_places(folder, tmp_path):
+    path = locate.by_name("tiny", (TINY,))
+    transforms, _ = weights.load(path)
+    options = {"batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
+    common = folder, tmp_path / "p.pt", transforms, locate.fingerprint_of(path)
+    with torch.enable_grad():
+        stages.train_entropy(*common, name="parallel", config=SMALL_CONFIGS["parallel"], minutes=0.005, **options)
+    exported = export.export(tmp_path / "p.pt", "tiny", tmp_path)
+    config = {"latents": 24, "anchors": transforms.config.anchors} | SMALL_CONFIGS["parallel"]
+    for start in ([tmp_path / "p.pt"], exported):
+        model, own = (Sections(ParallelConfig(**config | {"inside": inside})) for inside in ("checkerboard", "wavefront"))
+        for grown in (model, own):
+            adopt.adopt(torch.nn.ModuleDict({"entropy": grown}), adopt.parameters(start, grown))
+        for k, begin in enumerate(own.neighbours):
+            size = 2 * (own.first[k + 1] - own.first[k])
+            mine, theirs = (m.sections[k].context.weight for m in (own, model))
+            assert torch.equal(mine[:, :begin], theirs[:, :begin])
+            for tap, columns in zip(own.taps[k], mine[:, begin:].split(size, 1), strict=True):
+                here = model.taps[k].index(tap) if tap in model.taps[k] else None
+                expected = torch.zeros_like(columns) if here is None else theirs[:, begin + here * size :][:, :size]
+                assert torch.equal(columns, expected), (k, tap)
+            assert bool(mine[:, begin:].any())
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ class Attention(nn.Module):
         self.query = ExactLinear(config.hidden, config.token)
         self.block = Block(config.token, config.heads, config.ratio, config.diamond, config.window)
         self.correction = ExactLinear(config.token, config.hidden)
-        nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
+        nn.init.zeros_(self.correction.weight)  # starts as the model without attention
 
     def remember(self, rows: tuple[Tensor, ...]) -> Tensor:
         """What is known of cells, (B, n, inputs) in pieces -> keys and values (B, n, 2 token)."""
@@ -125,10 +125,11 @@ class Sections(EntropyModel):
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group
         size = config.latents // self.groups
         self.first = [size * sum(config.sections[:k]) for k in range(len(config.sections) + 1)]  # channel of each section
+        self.neighbours = [config.side + 2 * len(HERE) * begin for begin in self.first[:-1]]  # where a section's inputs from its own begin
         self.sections, self.attention = nn.ModuleList(), nn.ModuleList()
         for k, taps in enumerate(self.taps):
             begin, end = self.first[k : k + 2]
-            inputs = config.side + 2 * len(HERE) * begin + 2 * len(taps) * (end - begin)
+            inputs = self.neighbours[k] + 2 * len(taps) * (end - begin)
             self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors))
             if k < config.attention:
                 self.attention.append(Attention(config.side + 2 * end, config))

@@ -1,16 +1,16 @@
 """The two stages: transforms jointly with an entropy model, then any entropy model on frozen latents."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .. import exact, weights
 from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
-from . import data, linear_start, loss, scales
+from . import adopt, data, linear_start, loss, scales
 from .loop import fit
 from .pairs import Pairs
 
@@ -38,14 +38,12 @@ def train_transforms(
     config: dict,
     entropy: str = "hyperprior",
     entropy_config: dict,
-    start: Path | None = None,
-    entropy_start: Path | None = None,
+    start: Sequence[Path] = (),
     **options,
 ) -> None:
     """Train the transforms `name` and the model `entropy` on the images of `folder`; see loop.fit for the options.
 
-    `start`: a checkpoint of this stage, or a weights file; what its models have in common with these starts from there (_adopt).
-    `entropy_start`: a checkpoint of either stage, or a weights file, for `entropy`.
+    `start`: checkpoints of either stage, and weights files; what their models have in common with these starts from there (adopt.py).
     """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
@@ -54,10 +52,7 @@ def train_transforms(
     both = nn.ModuleDict({"transforms": transforms, "entropy": model}).to(device)
     if not checkpoint.exists():
         linear_start.initialise(transforms, model, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
-        if start:
-            _adopt(both, _averages(start))
-        if entropy_start:
-            _adopt(model, _entropy_averages(entropy_start))
+        adopt.adopt(both, adopt.parameters(start, model))
     scales.attach(transforms)
     if not checkpoint.exists():
         scales.measure(transforms, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
@@ -82,13 +77,13 @@ def train_entropy(
     *,
     name: str,
     config: dict,
-    start: Path | None = None,
+    start: Sequence[Path] = (),
     **options,
 ) -> None:
     """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint).
 
-    `start`: a checkpoint of either stage, or a weights file; what its entropy model has in common with this one starts from
-    there (_adopt).
+    `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
+    there (adopt.py).
     """
     device = next(transforms.parameters()).device
     M = transforms.config.latents
@@ -97,9 +92,9 @@ def train_entropy(
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if not checkpoint.exists():
         linear_start.start_entropy(transforms, entropy, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
-        there = _entropy_averages(start) if start else {}
-        _adopt(entropy, there)
-        if "picture.weight" in entropy.state_dict().keys() - there.keys():  # motion, of which a model of pictures knows nothing
+        there = adopt.parameters(start, entropy)
+        adopt.adopt(nn.ModuleDict({"entropy": entropy}), there)
+        if hasattr(entropy, "picture") and "entropy.picture.weight" not in there:  # motion, of which a model of pictures knows nothing
             linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
     if entropy.looks_back:
         pictures, held_out = Pairs(pictures), Pairs(held_out)
@@ -112,35 +107,3 @@ def train_entropy(
         entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
         config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
     )  # fmt: skip
-
-
-def _averages(start: Path) -> dict:
-    """The parameters in a checkpoint of either stage or in a weights file."""
-    if start.suffix != ".safetensors":
-        return scales.folded(torch.load(start, map_location="cpu", weights_only=True)["average"])
-    model, meta = weights.load(start)
-    if meta["kind"] == "entropy":
-        return exact.thaw(model).state_dict()
-    return {f"transforms.{key}": value for key, value in model.state_dict().items()}
-
-
-def _entropy_averages(start: Path) -> dict:
-    """Those of the entropy model there."""
-    return {key.removeprefix("entropy."): value for key, value in _averages(start).items()}
-
-
-@torch.no_grad()
-def _adopt(model: nn.Module, there: dict) -> None:
-    """Copy parameters of equal name; a larger one takes the other's first inputs, at its centre if a kernel, and is zero elsewhere.
-
-    So a grown model starts as the same function, if what it has in addition starts without effect.
-    """
-    for key, own in model.state_dict().items():
-        other = there.get(key)
-        if other is None or other.ndim != own.ndim or len(other) != len(own):
-            continue
-        if all(mine >= yours for mine, yours in zip(own.shape, other.shape, strict=True)):
-            place = own.zero_()[:, : other.shape[1]] if own.ndim > 1 else own
-            for dim in range(2, own.ndim):
-                place = place.narrow(dim, (own.shape[dim] - other.shape[dim]) // 2, other.shape[dim])
-            place.copy_(other)

@@ -1,0 +1,81 @@
+"""What a model that is to be trained takes over from checkpoints and weights files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import exact, weights
+from ..entropy import ENTROPY_MODELS
+from ..entropy.base import EntropyModel
+from ..entropy.sections import Sections
+from . import scales
+
+
+def parameters(files: Sequence[Path], entropy: EntropyModel) -> dict[str, Tensor]:
+    """What is in checkpoints of either stage and weights files, by name, "transforms." or "entropy." first; the last one's, if in several.
+
+    Parameters of an entropy model are as `entropy` wants them: what looks at neighbours looks at the same ones.
+    """
+    found = {}
+    for file in files:
+        there, other = _read(file)
+        if isinstance(entropy, Sections) and isinstance(other, Sections):
+            there |= _at_their_places(entropy, other, there)
+        found |= there
+    return found
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], EntropyModel | None]:
+    """All parameters in a file, and the model that those of an entropy model are from (its numbers may be others)."""
+    if file.suffix == ".safetensors":
+        model, meta = weights.load(file)
+        if meta["kind"] == "transforms":
+            return _named("transforms", model.state_dict()), None
+        return _named("entropy", exact.thaw(model).state_dict()), model
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    average, config = scales.folded(state["average"]), state["config"]
+    name, fields = config["entropy"]
+    model, config_class = ENTROPY_MODELS[name]
+    return average if "transforms" in config else _named("entropy", average), model(config_class(**fields))
+
+
+def _named(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{key}": value for key, value in state.items()}
+
+
+def _at_their_places(own: Sections, other: Sections, there: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first layers of the other's sections with the columns of neighbours where `own` has these, zero for those it alone has."""
+    moved = {}
+    for k, section in enumerate(own.sections[: len(other.sections)]):
+        key = f"entropy.sections.{k}.context.weight"
+        begin, theirs = own.neighbours[k], there[key]
+        if other.neighbours[k] != begin or len(theirs) != len(section.context.weight):
+            continue
+        size = (theirs.shape[1] - begin) // len(other.taps[k])
+        weight = theirs.new_zeros(section.context.weight.shape)
+        weight[:, :begin] = theirs[:, :begin]
+        for to, tap in enumerate(own.taps[k]):
+            if tap in other.taps[k]:
+                of = other.taps[k].index(tap)
+                weight[:, begin + to * size :][:, :size] = theirs[:, begin + of * size :][:, :size]
+        moved[key] = weight
+    return moved
+
+
+@torch.no_grad()
+def adopt(model: nn.Module, there: dict[str, Tensor]) -> None:
+    """Copy parameters of equal name; a larger one takes the other's first inputs, at its centre if a kernel, and is zero elsewhere.
+
+    So a grown model starts as the same function, if what it has in addition starts without effect.
+    """
+    for key, own in model.state_dict().items():
+        other = there.get(key)
+        if other is None or other.ndim != own.ndim or len(other) != len(own):
+            continue
+        if all(mine >= yours for mine, yours in zip(own.shape, other.shape, strict=True)):
+            place = own.zero_()[:, : other.shape[1]] if own.ndim > 1 else own
+            for dim in range(2, own.ndim):
+                place = place.narrow(dim, (own.shape[dim] - other.shape[dim]) // 2, other.shape[dim])
+            place.copy_(other)
