@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAMPLE := tests/data/sample.png
 
-.PHONY: help demo test lint eval bench clean
+.PHONY: help demo test lint eval tables bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ eval: $(VENV)/ready-eval ## measure what the README shows: make eval KODAK=folde
 	$(BIN)/lic eval $(KODAK) --models lite-global-parallel --qualities 0,15,30,45,60,75,90,100 \
 		--against jpeg,jpeg420,webp,avif,jxl --bits --out eval
 	$(BIN)/lic compare $(KODAK) --out eval
+
+tables: ## write the figures of weights/measured into the tables of the READMEs
+	$(PYTHON) tests/documents.py
 
 bench: $(VENV)/ready-eval ## time and memory over the size of a picture
 	$(BIN)/lic bench --out eval
