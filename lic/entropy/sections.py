@@ -95,7 +95,7 @@ class Attention(nn.Module):
         self.query = ExactLinear(config.hidden, config.token)
         self.block = Block(config.token, config.heads, config.ratio, config.diamond, config.window)
         self.correction = ExactLinear(config.token, config.hidden)
-        nn.init.zeros_(self.correction.weight)  # starts as the model without attention
+        nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 
     def remember(self, rows: tuple[Tensor, ...]) -> Tensor:
         """What is known of cells, (B, n, inputs) in pieces -> keys and values (B, n, 2 token)."""
