@@ -153,6 +153,12 @@ def test_sections_take_over_neighbours_at_their_places(folder, tmp_path):
                 expected = torch.zeros_like(columns) if here is None else theirs[:, begin + here * size :][:, :size]
                 assert torch.equal(columns, expected), (k, tap)
             assert bool(mine[:, begin:].any())
+        alone, others = (Sections(ParallelConfig(**config | other)) for other in ({"inside": "none"}, {"sections": [1, 2, 1]}))
+        found, as_is, elsewhere = (adopt.parameters(start, to) for to in (alone, model, others))
+        for k, begin in enumerate(alone.neighbours):
+            key = f"entropy.sections.{k}.context.weight"
+            assert torch.equal(found[key], as_is[key][:, :begin])
+            assert torch.equal(elsewhere[key], as_is[key])  # where sections are others nothing has a place
 
 
 @torch.no_grad()

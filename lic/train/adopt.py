@@ -48,19 +48,17 @@ def _named(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _at_their_places(own: Sections, other: Sections, there: dict[str, Tensor]) -> dict[str, Tensor]:
     """The first layers of the other's sections with the columns of neighbours where `own` has these, zero for those it alone has."""
     moved = {}
-    for k, section in enumerate(own.sections[: len(other.sections)]):
-        key = f"entropy.sections.{k}.context.weight"
-        begin, theirs = own.neighbours[k], there[key]
-        if other.neighbours[k] != begin or len(theirs) != len(section.context.weight):
-            continue
-        size = (theirs.shape[1] - begin) // len(other.taps[k])
-        weight = theirs.new_zeros(section.context.weight.shape)
-        weight[:, :begin] = theirs[:, :begin]
-        for to, tap in enumerate(own.taps[k]):
-            if tap in other.taps[k]:
-                of = other.taps[k].index(tap)
-                weight[:, begin + to * size :][:, :size] = theirs[:, begin + of * size :][:, :size]
-        moved[key] = weight
+    if (own.first, own.neighbours) != (other.first, other.neighbours):  # other sections
+        return moved
+    for k, (section, begin) in enumerate(zip(own.sections, own.neighbours, strict=True)):
+        key, size = f"entropy.sections.{k}.context.weight", 2 * (own.first[k + 1] - own.first[k])
+        theirs = there[key]
+        moved[key] = theirs.new_zeros(len(theirs), section.context.weight.shape[1])
+        moved[key][:, :begin] = theirs[:, :begin]
+        columns = dict(zip(other.taps[k], theirs[:, begin:].split(size, 1), strict=False))  # no taps: one empty piece
+        for tap, place in zip(own.taps[k], moved[key][:, begin:].split(size, 1), strict=False):
+            if tap in columns:
+                place.copy_(columns[tap])
     return moved
 
 
