@@ -123,7 +123,7 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
     y = draw(model, 8, 12).float()
     model.start(3 * [y])
     with torch.no_grad():
-        rate = base.rate(model, y, LEVEL, noisy=False, previous=before(model, y.long()).float())
+        rate = base.rate(model, y, LEVEL, soft=False, previous=before(model, y.long()).float())
     frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
     exact.prove(frozen)
     estimator = coders.Estimator()
@@ -139,12 +139,25 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
         with torch.no_grad():
             model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()
-    rate = base.rate(model, y, LEVEL, noisy=True, previous=y.detach().roll(1, 3))  # one position to the right
+    rate = base.rate(model, y, LEVEL, soft=True, previous=y.detach().roll(1, 3))  # one position to the right
     (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((y.grad != 0).any())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert bool((parameter.grad != 0).any()), name
+
+
+def test_training_counts_the_bits_of_integers_but_near_half_way():
+    mean, t = torch.zeros(5), gaussian.inverse_sigma(torch.full((5,), 0.6))
+    y = torch.tensor([-1.3, 0.0, 0.4, 0.5, 0.54], requires_grad=True)
+    bits = base._nearly_integer_bits(y, [mean, t])
+    here, there = gaussian.bits(torch.round(y), mean, t), gaussian.bits(torch.ones(5), mean, t)
+    assert torch.equal(bits[:3], here[:3])
+    assert torch.allclose(bits[3], (gaussian.bits(torch.zeros(5), mean, t)[3] + there[3]) / 2)
+    assert here[2] < bits[3] < bits[4] < there[4]
+    bits.sum().backward()
+    assert torch.equal(y.grad[:3], torch.zeros(3))
+    assert torch.allclose(y.grad[3:], (there - here[1])[3:] / base.SOFT)
 
 
 class Mixed(base.EntropyModel):
@@ -171,11 +184,11 @@ def test_mixtures_through_the_whole_contract():
         model.head.level.values[:, 48:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 48))
         model.head.level.values[:, :48] = torch.linspace(-0.3, 0.3, 48)
     y_hat = draw(model, 8, 12)
-    rate = base.rate(model, y_hat.float().requires_grad_(), LEVEL, noisy=True)
+    rate = base.rate(model, y_hat.float().requires_grad_(), LEVEL, soft=True)
     (rate.bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((model.head.level.values.grad[0] != 0).all())
     with torch.no_grad():
-        rate = base.rate(model, y_hat.float(), LEVEL, noisy=False)
+        rate = base.rate(model, y_hat.float(), LEVEL, soft=False)
     exact.freeze(model.requires_grad_(False))
     writer, estimator = coders.Writer(), coders.Estimator()
     written = base.write(model, y_hat, LEVEL, writer)

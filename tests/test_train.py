@@ -191,6 +191,48 @@ def test_blocks_train_in_units_of_their_features():
     assert torch.equal(plain.analysis(x, level), transforms.analysis(x, level))
 
 
+@torch.no_grad()
+def test_wider_transforms_start_as_the_same_function(tmp_path, folder):
+    small = json.loads(SMALL)
+    options = {"minutes": 0.005, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-2, "name": "patch", "entropy": "parallel"}
+    device, entropy = torch.device("cpu"), SMALL_CONFIGS["parallel"] | {"hidden": 12}
+    with torch.enable_grad():
+        stages.train_transforms(folder, tmp_path / "a.pt", device, config=small, entropy_config=entropy, **options)
+        wider = small | {"width": 24, "analysis": [2, 1], "synthesis": [1, 2]}
+        stages.train_transforms(folder, tmp_path / "b.pt", device, config=wider, entropy_config=entropy | {"hidden": 20},
+                                start=[tmp_path / "a.pt"], **options | {"minutes": 0})  # fmt: skip
+    pairs = []
+    for name in ("a.pt", "b.pt"):
+        export.export(tmp_path / name, name[0], tmp_path)
+        pairs.append(weights.load_models(locate.by_name(f"{name[0]}-parallel", (tmp_path,)), device))
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([1000, 4096])
+    (own, other), y = [one.transforms for one in pairs], pairs[0].transforms.analysis(x, level)
+    assert own.config.width < other.config.width
+    assert torch.allclose(other.analysis(x, level), y, rtol=1e-2, atol=1e-2)  # both were written in fp16
+    assert torch.allclose(other.synthesis(y.round(), level), own.synthesis(y.round(), level), rtol=1e-2, atol=1e-2)
+    tables = [base.predict_all(one.entropy, y.round().long()[:1], level[:1])[1] for one in pairs]
+    assert all(int((a - b).abs().max()) <= 1 for a, b in zip(*tables, strict=True))
+
+
+def test_a_bad_batch_changes_nothing(tmp_path):
+    model, good = torch.nn.Conv2d(3, 1, 1), []
+
+    class Numbers:
+        def crops(self, count, size, generator):
+            return torch.rand(count, 3, size, size, generator=generator)
+
+    def loss(model, x, generator):
+        good.append({key: value.clone() for key, value in model.state_dict().items()})
+        return model(x).square().mean() * (1.0 if len(good) < 3 else float("nan")), {}
+
+    judged = {"loss": 0.0, "points": []}
+    options = {"config": {}, "batch": 2, "crop": 8, "last_crop": 8, "learning_rate": 1e-2}
+    loop.fit(model, loss, lambda model: judged, Numbers(), tmp_path / "c.pt", minutes=0.003, **options)
+    assert len(good) > 4
+    assert not torch.equal(good[1]["weight"], good[2]["weight"])
+    assert all(torch.equal(good[2][key], value) for key, value in model.state_dict().items())
+
+
 def test_bfloat16_is_close_and_keeps_the_linear_paths_in_float32():
     torch.manual_seed(0)
     transforms = PatchTransforms(TransformsConfig(**json.loads(SMALL)))
@@ -224,7 +266,7 @@ def test_integers_of_training_are_worth_more_than_rounded_ones():
 
     @torch.no_grad()
     def cost(y_hat):
-        coded = base.rate(model, y_hat, level, noisy=False)
+        coded = base.rate(model, y_hat, level, soft=False)
         return float((search.CURVATURE / 2 * (coded.y_dec - y).square().sum((1, 2, 3)) + coded.bits).sum())
 
     assert cost(searched) < cost(y.round())

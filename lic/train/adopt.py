@@ -1,5 +1,6 @@
 """What a model that is to be trained takes over from checkpoints and weights files."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ..entropy import ENTROPY_MODELS
 from ..entropy.base import EntropyModel
 from ..entropy.sections import Sections
 from . import scales
+
+HIDDEN = re.compile(r"transforms\.|entropy\.sections\.\d+\.(context|hidden)\.|entropy\.attention\.\d+\.correction\.")  # outputs may be more
 
 
 def parameters(files: Sequence[Path], entropy: EntropyModel) -> dict[str, Tensor]:
@@ -66,14 +69,17 @@ def _at_their_places(own: Sections, other: Sections, there: dict[str, Tensor]) -
 def adopt(model: nn.Module, there: dict[str, Tensor]) -> None:
     """Copy parameters of equal name; a larger one takes the other's first inputs, at its centre if a kernel, and is zero elsewhere.
 
-    So a grown model starts as the same function, if what it has in addition starts without effect.
+    Layers of HIDDEN may have further outputs, too, which stay as they are. So a grown model starts as the same function, if
+    what it has in addition starts without effect.
     """
     for key, own in model.state_dict().items():
         other = there.get(key)
-        if other is None or other.ndim != own.ndim or len(other) != len(own):
+        if other is None or other.ndim != own.ndim or (len(other) != len(own) and not HIDDEN.match(key)):
             continue
         if all(mine >= yours for mine, yours in zip(own.shape, other.shape, strict=True)):
-            place = own.zero_()[:, : other.shape[1]] if own.ndim > 1 else own
+            place = own[: len(other)]
+            if own.ndim > 1:
+                place = place.zero_()[:, : other.shape[1]]
             for dim in range(2, own.ndim):
                 place = place.narrow(dim, (own.shape[dim] - other.shape[dim]) // 2, other.shape[dim])
             place.copy_(other)

@@ -1,6 +1,7 @@
 """A folder of images as one block of pixels in memory, and random crops out of it."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,16 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 HELD_OUT = 24  # images kept for validation, evenly spaced in the sorted list
 
 
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
 class Pictures:
     """All pixels of some images in one (pixels, 3) uint8 tensor, so that crops are one gather on any device."""
 
     def __init__(self, paths: list[Path], device: torch.device):
-        arrays = [np.asarray(Image.open(path).convert("RGB")) for path in tqdm(paths, "loading", disable=None)]
+        with ThreadPoolExecutor() as pool:
+            arrays = list(tqdm(pool.map(_pixels, paths), "loading", len(paths), disable=None))
         sizes = torch.tensor([a.shape[:2] for a in arrays])
         self.height, self.width = sizes.to(device).unbind(1)
         self.start = torch.tensor([0] + [len(a) * a.shape[1] for a in arrays]).cumsum(0)[:-1].to(device)
@@ -33,7 +39,7 @@ class Pictures:
         device = self.pixels.device
 
         def rand(n):
-            return torch.rand(n, generator=generator).to(device)
+            return torch.rand(n, generator=generator, device=generator.device).to(device)
 
         i = (rand(count) * len(self.start)).long()
         row = (rand(count) * (self.height[i] - size + 1).clamp(min=1)).long()[:, None]

@@ -63,7 +63,7 @@ def fit(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
-    generator = torch.Generator().manual_seed((seed + step) * workers.count + workers.rank)
+    generator = torch.Generator(device).manual_seed((seed + step) * workers.count + workers.rank)
     torch.manual_seed(generator.initial_seed())  # the noise
 
     def snapshot() -> dict:
@@ -81,16 +81,16 @@ def fit(
         late = progress >= LAST_PART and last_crop > crop
         x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):  # each weight is used once
             value, metrics = loss(model, x, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        if torch.isfinite(norm):  # one bad batch must not poison the averages
-            optimizer.step()
-            with torch.no_grad():
-                decay = min(EMA, (step + 1) / (step + 10))
-                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # then it skips the step, without a wait for the device to tell
+        optimizer.step()
+        with torch.no_grad():
+            decay = min(EMA, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         step += 1
         if step % 20 == 0 or not running:  # reading a metric waits for the device
             metrics |= {"loss": value.detach(), "norm": norm}

@@ -17,13 +17,14 @@ VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
 
 def draw_levels(count: int, generator: torch.Generator) -> Tensor:
     """One random level per sample, stratified so that every batch covers all qualities: (count,) int64."""
-    spread = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    where = {"generator": generator, "device": generator.device}
+    spread = (torch.randperm(count, **where) + torch.rand(count, **where)) / count
     return (spread * LEVELS).round().long()
 
 
 def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """lambda 255^2 MSE + bits per pixel, averaged with weights that give all qualities a like say."""
-    coded = _rate(entropy, transforms.analysis(x, level), level, noisy=True)
+    coded = _rate(entropy, transforms.analysis(x, level), level, soft=True)
     x_hat = transforms.synthesis(coded.y_dec, level).float()
     mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
     bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
@@ -42,7 +43,7 @@ def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: 
     with torch.no_grad():
         y = transforms.analysis(x, level).float()
         searched = _searched(entropy, y, level, previous)
-    coded = _rate(entropy, searched, level, noisy=False, previous=previous)
+    coded = _rate(entropy, searched, level, soft=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
     error = (coded.y_dec - y).square().sum((1, 2, 3)) / pixels
@@ -70,10 +71,10 @@ def _searched(entropy: EntropyModel, y: Tensor, level: Tensor, previous: Tensor 
     return candidates.gather(0, torch.stack(costs).argmin(0, keepdim=True))[0]
 
 
-def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, noisy: bool, previous: Tensor | None = None) -> Rate:
+def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, **options) -> Rate:
     """rate() in float32 whatever the transforms run in: bfloat16 cannot tell a latent of 100 from one of 100.4."""
     with torch.autocast(y.device.type, enabled=False):
-        return rate(entropy, y.float(), level, noisy, previous)
+        return rate(entropy, y.float(), level, **options)
 
 
 def psnr(mse: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
         for x in pictures.split(8):
             level = torch.full((len(x),), value, device=x.device)
             x, previous = _split(transforms, x, level)
-            coded = rate(entropy, transforms.analysis(x, level), level, noisy=False, previous=previous)
+            coded = rate(entropy, transforms.analysis(x, level), level, soft=False, previous=previous)
             x_hat = transforms.synthesis(coded.y_dec, level).float().clamp(0, 1)
             mse = ((x_hat * 255).round() - x * 255).square().mean((1, 2, 3))
             bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))

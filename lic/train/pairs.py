@@ -32,8 +32,10 @@ def pairs(x: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, H, H) -> two frames of each, (B, 6, H - 2 REACH, H - 2 REACH); all randomness out of `generator`."""
     B, size = len(x), x.shape[2] - 2 * REACH
 
+    where = {"generator": generator, "device": generator.device}
+
     def rand(*shape):
-        return torch.rand(*shape, generator=generator).to(x.device)
+        return torch.rand(*shape, **where).to(x.device)
 
     still, cut = (rand(B) < share for share in (STILL, CUT))
     theta = 2 * math.pi * rand(B)
@@ -50,11 +52,11 @@ def pairs(x: Tensor, generator: torch.Generator) -> Tensor:
     first, second = torch.where(backwards, second, first), torch.where(backwards, first, second)
 
     faded = (rand(B) < 0.3)[:, None, None, None]
-    brightness, contrast = (FADE * torch.randn(B, 1, 1, 1, generator=generator).to(x.device) * faded for _ in range(2))
+    brightness, contrast = (FADE * torch.randn(B, 1, 1, 1, **where).to(x.device) * faded for _ in range(2))
     second = second + contrast * (second - 0.5) + brightness
     frames = torch.cat((first, second), 1)
     deviation = NOISE * ((rand(B) - 0.4).clamp(min=0) / 0.6)[:, None, None, None]  # none in 40 %
-    frames = frames + deviation * torch.randn(frames.shape, generator=generator).to(x.device)
+    frames = frames + deviation * torch.randn(frames.shape, **where).to(x.device)
     return (frames * 255).round().clamp(0, 255) / 255
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from ..container import LEVELS
 from ..transforms import Block
 
-FIRST_REPAIR = 1 / 16  # of the features' deviation, for blocks that add nothing yet
+FIRST_REPAIR = 1 / 16  # of the features' deviation, where a block adds nothing yet
 LEAST = 1e-4  # deviation
 
 
@@ -27,7 +27,7 @@ class Scaled(nn.Module):
 
     def __init__(self, parameter: Tensor):
         super().__init__()
-        self.register_buffer("scale", torch.ones(len(parameter), *[1] * (parameter.ndim - 1)))
+        self.register_buffer("scale", parameter.new_ones(len(parameter), *[1] * (parameter.ndim - 1)))
 
     def forward(self, learned: Tensor) -> Tensor:
         return learned * self.scale
@@ -51,17 +51,17 @@ def attach(transforms: nn.Module) -> None:
 def measure(transforms: nn.Module, x: Tensor) -> None:
     """Set the scales to what the blocks meet in the crops x (B, 3, H, W).
 
-    Blocks that do something go on doing it; those that add nothing yet (mix is zero) see more of weak features than before.
+    Blocks go on doing what they do; channels that a block adds nothing to yet (mix is zero) it sees more of, if weak, than before.
     """
     generator = torch.Generator().manual_seed(1)
     level = torch.randint(0, LEVELS + 1, (len(x),), generator=generator).to(x.device)
 
     def before_and_after(block, inputs, output):
         size, repair = _deviation(inputs[0]), _deviation(output - inputs[0])
-        idle = not block.mix.weight.any()
-        _rescale(block.depthwise, "weight", 1 / size, keep=not idle)
+        busy = block.mix.weight.flatten(1).any(1)  # (C,)
+        _rescale(block.depthwise, "weight", 1 / size, keep=busy)
         for name in ("weight", "bias"):
-            _rescale(block.mix, name, FIRST_REPAIR * size if idle else repair, keep=not idle)
+            _rescale(block.mix, name, torch.where(busy, repair, FIRST_REPAIR * size), keep=busy)
 
     hooks = [block.register_forward_hook(before_and_after) for block in _blocks(transforms)]
     transforms.synthesis(torch.round(transforms.analysis(x, level)), level)
@@ -73,12 +73,11 @@ def _deviation(x: Tensor) -> Tensor:
     return x.std((0, 2, 3)).clamp_min(LEAST)
 
 
-def _rescale(layer: nn.Module, name: str, scale: Tensor, keep: bool) -> None:
-    """Another scale; keep: of the same product, else of the same learned numbers."""
+def _rescale(layer: nn.Module, name: str, scale: Tensor, keep: Tensor) -> None:
+    """Another scale (C,); keep: where (C,) of the same product, elsewhere of the same learned numbers."""
     learned, (by,) = layer.parametrizations[name].original, layer.parametrizations[name]
     scale = scale.view_as(by.scale)
-    if keep:
-        learned.mul_(by.scale / scale)
+    learned.mul_(torch.where(keep.view_as(by.scale), by.scale / scale, 1.0))
     by.scale.copy_(scale)
 
 
