@@ -15,6 +15,12 @@ DATA = Path(__file__).parent / "data"
 TINY = DATA / "weights"
 
 
+def alike(a, b) -> bool:
+    """True if two pictures, or arrays of pixels, are at most one level apart: what is promised of two decodings of one file."""
+    a, b = (np.asarray(x).astype(int) for x in (a, b))
+    return a.shape == b.shape and int(np.abs(a - b).max()) <= 1
+
+
 @pytest.fixture(scope="session")
 def sample() -> Image.Image:
     return Image.open(DATA / "sample.png").convert("RGB")
