@@ -257,6 +257,7 @@ def test_gathering_from_rows_is_the_same(order):
     rows = torch.cat((y.flatten(2).transpose(1, 2), torch.zeros(2, 1, 6)), 1)
     assert torch.equal(orders.gather_rows(rows, at, taps, 5, 4, order), orders.gather(y, at, taps, order))
     assert torch.equal(orders.gather_rows(rows[..., 2:4], at, taps, 5, 4, order), orders.gather(y[:, 2:4], at, taps, order))
+    assert torch.equal(orders.gather_rows(rows[..., :0], at, taps, 5, 4, order), orders.gather(y[:, :0], at, taps, order))
 
 
 def test_constants_fit_the_exact_range():

@@ -90,10 +90,10 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
 
 def gather_rows(rows: Tensor, at: Tensor, taps: list[tuple[int, int]], h: int, w: int, order: Tensor | None = None) -> Tensor:
     """gather() for what is laid out by position: (B, h w + 1, C), of which the last row stands for all that is not seen."""
+    if not rows.shape[2]:  # the gradient of looking up nothing is an illegal access on CUDA
+        return rows.new_zeros(len(rows), len(at), 0)
     index, seen = _seen(at, taps, h, w, order)
     index = torch.where(seen, index, h * w) + (h * w + 1) * torch.arange(len(rows), device=at.device)[:, None, None]
-    if not rows.shape[2]:  # of which CUDA has no gradient
-        return rows.new_zeros(len(rows), len(at), 0)
     return F.embedding(index, rows.flatten(0, 1)).flatten(2)  # here it is twice as fast as index_select
 
 

@@ -81,7 +81,7 @@ def fit(
         late = progress >= LAST_PART and last_crop > crop
         x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):  # each weight is used once
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             value, metrics = loss(model, x, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()

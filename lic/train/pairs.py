@@ -31,7 +31,6 @@ class Pairs:
 def pairs(x: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, H, H) -> two frames of each, (B, 6, H - 2 REACH, H - 2 REACH); all randomness out of `generator`."""
     B, size = len(x), x.shape[2] - 2 * REACH
-
     where = {"generator": generator, "device": generator.device}
 
     def rand(*shape):
