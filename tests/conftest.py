@@ -46,3 +46,12 @@ def model(entropy_name):
 @pytest.fixture(scope="session")
 def noise_image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    picture = Image.open(DATA / "sample.png")
+    for i in range(6):
+        picture.crop((30 * i, 10 * i, 30 * i + 160, 10 * i + 140)).save(folder / f"{i}.png")
+    return folder

@@ -1,0 +1,81 @@
+"""What a model takes over from others: from several files, neighbours at their places, a larger one from a smaller one."""
+
+import json
+
+import torch
+from conftest import TINY
+from test_train import SMALL, SMALL_CONFIGS
+
+from lic import locate, weights
+from lic.entropy import base
+from lic.entropy.sections import ParallelConfig, Sections
+from lic.train import adopt, export, scales, stages
+
+
+def test_training_goes_on_from_several_files(folder, tmp_path):
+    """Checkpoints and weights files; of what several have, the last one's is taken."""
+    device, options = torch.device("cpu"), {"batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
+    both = options | {"name": "patch", "config": json.loads(SMALL), "entropy": "parallel", "entropy_config": SMALL_CONFIGS["parallel"]}
+    for name, seed in (("a.pt", 0), ("b.pt", 1)):
+        stages.train_transforms(folder, tmp_path / name, device, **both, minutes=0.005, seed=seed)
+    _, entropy = export.export(tmp_path / "b.pt", "small", tmp_path)
+    stages.train_transforms(folder, tmp_path / "c.pt", device, **both, minutes=0, start=[tmp_path / "a.pt", entropy])
+    a, b, c = (scales.folded(torch.load(tmp_path / name, weights_only=True)["average"]) for name in ("a.pt", "b.pt", "c.pt"))
+    for key in c:  # fp16, or integers of 2^-14, or of 2^-10
+        wanted = a if key.startswith("transforms.") else b
+        assert torch.allclose(c[key], wanted[key], rtol=1e-3, atol=2.0**-11), key
+    assert any(not torch.allclose(a[key], b[key], rtol=1e-2, atol=2.0**-10) for key in c)
+
+
+@torch.no_grad()
+def test_sections_take_over_neighbours_at_their_places(folder, tmp_path):
+    path = locate.by_name("tiny", (TINY,))
+    transforms, _ = weights.load(path)
+    options = {"batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
+    common = folder, tmp_path / "p.pt", transforms, locate.fingerprint_of(path)
+    with torch.enable_grad():
+        stages.train_entropy(*common, name="parallel", config=SMALL_CONFIGS["parallel"], minutes=0.005, **options)
+    exported = export.export(tmp_path / "p.pt", "tiny", tmp_path)
+    config = {"latents": 24, "anchors": transforms.config.anchors} | SMALL_CONFIGS["parallel"]
+    for start in ([tmp_path / "p.pt"], exported):
+        model, own = (Sections(ParallelConfig(**config | {"inside": inside})) for inside in ("checkerboard", "wavefront"))
+        for grown in (model, own):
+            adopt.adopt(torch.nn.ModuleDict({"entropy": grown}), adopt.parameters(start, grown))
+        for k, begin in enumerate(own.neighbours):
+            size = 2 * (own.first[k + 1] - own.first[k])
+            mine, theirs = (m.sections[k].context.weight for m in (own, model))
+            assert torch.equal(mine[:, :begin], theirs[:, :begin])
+            for tap, columns in zip(own.taps[k], mine[:, begin:].split(size, 1), strict=True):
+                here = model.taps[k].index(tap) if tap in model.taps[k] else None
+                expected = torch.zeros_like(columns) if here is None else theirs[:, begin + here * size :][:, :size]
+                assert torch.equal(columns, expected), (k, tap)
+            assert bool(mine[:, begin:].any())
+        alone, others = (Sections(ParallelConfig(**config | other)) for other in ({"inside": "none"}, {"sections": [1, 2, 1]}))
+        found, as_is, elsewhere = (adopt.parameters(start, to) for to in (alone, model, others))
+        for k, begin in enumerate(alone.neighbours):
+            key = f"entropy.sections.{k}.context.weight"
+            assert torch.equal(found[key], as_is[key][:, :begin])
+            assert torch.equal(elsewhere[key], as_is[key])  # where sections are others nothing has a place
+
+
+@torch.no_grad()
+def test_wider_transforms_start_as_the_same_function(tmp_path, folder):
+    small = json.loads(SMALL)
+    options = {"minutes": 0.005, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-2, "name": "patch", "entropy": "parallel"}
+    device, entropy = torch.device("cpu"), SMALL_CONFIGS["parallel"] | {"hidden": 12}
+    with torch.enable_grad():
+        stages.train_transforms(folder, tmp_path / "a.pt", device, config=small, entropy_config=entropy, **options)
+        wider = small | {"width": 24, "analysis": [2, 1], "synthesis": [1, 2]}
+        stages.train_transforms(folder, tmp_path / "b.pt", device, config=wider, entropy_config=entropy | {"hidden": 20},
+                                start=[tmp_path / "a.pt"], **options | {"minutes": 0})  # fmt: skip
+    pairs = []
+    for name in ("a.pt", "b.pt"):
+        export.export(tmp_path / name, name[0], tmp_path)
+        pairs.append(weights.load_models(locate.by_name(f"{name[0]}-parallel", (tmp_path,)), device))
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([1000, 4096])
+    (own, other), y = [one.transforms for one in pairs], pairs[0].transforms.analysis(x, level)
+    assert own.config.width < other.config.width
+    assert torch.allclose(other.analysis(x, level), y, rtol=1e-2, atol=1e-2)  # both were written in fp16
+    assert torch.allclose(other.synthesis(y.round(), level), own.synthesis(y.round(), level), rtol=1e-2, atol=1e-2)
+    tables = [base.predict_all(one.entropy, y.round().long()[:1], level[:1])[1] for one in pairs]
+    assert all(int((a - b).abs().max()) <= 1 for a, b in zip(*tables, strict=True))
