@@ -9,11 +9,10 @@ FOLDERS = (_PACKAGE / "_weights", _PACKAGE.parent / "weights")  # of an installe
 
 
 def _find(pattern: str, what: str, folders: tuple[Path, ...]) -> Path:
-    found = sorted({path for folder in folders for path in folder.glob(pattern)})
-    if not found:
-        places = " or ".join(str(folder) for folder in folders)
-        raise MissingWeights(f"no weights {what} in {places}")
-    return found[0]
+    for folder in folders:  # the first one that has any
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
+    raise MissingWeights(f"no weights {what} in {' or '.join(map(str, folders))}")
 
 
 def names(folders: tuple[Path, ...] = FOLDERS) -> list[str]:

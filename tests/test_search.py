@@ -24,11 +24,11 @@ def models():
 
 
 def trade(codec, models, picture, quality, effort):
-    """WORTH lambda 255^2 MSE + bits per pixel of a real file."""
+    """lambda 255^2 MSE + bits per pixel of a real file."""
     data = codec.encode(picture, quality, effort)
     pixels = np.asarray(picture)
     mse = 255**2 / 10 ** (metrics.psnr(pixels, np.asarray(codec.decode(data))) / 10)
-    lam = search.WORTH * float(lambda_of(models.transforms.config, torch.tensor(quality * 40.96)))
+    lam = float(lambda_of(models.transforms.config, torch.tensor(quality * 40.96)))
     return lam * mse + 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), len(data)
 
 
@@ -67,7 +67,7 @@ def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
 def test_padding_is_free(models, sample):
     """Latents are judged by the picture alone, not by what a padded synthesis adds to it."""
     x, y_hat, level = start(models, sample)
-    slope = search._slope(models.transforms, x[:, :, :20, :20], y_hat, level)[0]
+    slope = search.slopes(models.transforms, x[:, :, :20, :20], y_hat, level)[0]
     assert bool((slope[:, :2, :2] != 0).any())
     assert not bool(slope[:, 5:].any() or slope[:, :, 5:].any())  # the tiny network reaches 3 rows
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
@@ -75,8 +75,8 @@ def test_padding_is_free(models, sample):
 
 def test_slope_is_the_derivative_and_does_not_depend_on_blocks(models, sample, monkeypatch):
     x, y, level = start(models, sample)
-    slope = search._slope(models.transforms, x, y, level)
-    lam = search.WORTH * float(lambda_of(models.transforms.config, level))
+    slope = search.slopes(models.transforms, x, y, level)
+    lam = float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
         with torch.no_grad():
@@ -87,7 +87,7 @@ def test_slope_is_the_derivative_and_does_not_depend_on_blocks(models, sample, m
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
     monkeypatch.setattr(search, "BLOCK", 2)
     monkeypatch.setattr(search, "HALO", 6)  # the tiny network reaches 3 rows
-    assert torch.allclose(search._slope(models.transforms, x, y, level), slope, atol=1e-3 * float(slope.abs().max()))
+    assert torch.allclose(search.slopes(models.transforms, x, y, level), slope, atol=1e-3 * float(slope.abs().max()))
 
 
 def test_a_picture_of_one_pixel(codec):

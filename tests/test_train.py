@@ -12,7 +12,7 @@ from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
 
-from lic import locate, search, weights
+from lic import exact, locate, search, weights
 from lic.codec import Codec
 from lic.entropy import base
 from lic.entropy.hyperprior import Hyperprior
@@ -29,7 +29,6 @@ SMALL_CONFIGS = {  # of models that want another one
     "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 2, "token": 16, "heads": 2},
     "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
 }  # fmt: skip
-
 
 
 def held_out_losses(output: bytes) -> list[float]:
@@ -175,23 +174,47 @@ def test_bfloat16_is_close_and_keeps_the_linear_paths_in_float32():
             assert torch.equal(transforms.analysis(x, level), y)
 
 
-def test_integers_of_training_are_worth_more_than_rounded_ones():
-    torch.manual_seed(0)
-    model = Hyperprior(Sizes(latents=16, width=8, z_channels=4, side=8, anchors=3))
-    y, level = 0.5 * torch.randn(2, 16, 8, 8), torch.tensor([0, 4096])
-    model.start([y] * 3)
-    searched = loss._searched(model, y, level, None)
-    assert torch.equal(searched, searched.round())
-    moved = searched != y.round()
-    assert 0.01 < float(moved.float().mean()) < 0.5
-    assert float((searched - y.round()).abs().max()) == 1
+@pytest.fixture
+def frozen_stage(sample):
+    """Tiny transforms, an entropy model on their latents, pictures and levels."""
+    pair = weights.load_models(locate.by_name("tiny-hyperprior", (TINY,)), torch.device("cpu"))
+    x = torch.from_numpy(np.asarray(sample.crop((0, 64, 128, 192))).copy()).permute(2, 0, 1).float() / 255
+    transforms, entropy = pair.transforms.requires_grad_(False), exact.thaw(pair.entropy)
+    return transforms, entropy.float().requires_grad_(), torch.stack([x, x.flip(2)]), torch.tensor([1000, 3000])
 
-    @torch.no_grad()
-    def cost(y_hat):
-        coded = base.rate(model, y_hat, level, soft=False)
-        return float((search.CURVATURE / 2 * (coded.y_dec - y).square().sum((1, 2, 3)) + coded.bits).sum())
 
-    assert cost(searched) < cost(y.round())
+def true_cost(transforms, coded, x, level):
+    """Bits and lambda 255^2 MSE of the pictures, through the synthesis, in bits of a picture; (B,)."""
+    error = (transforms.synthesis(coded.y_dec, level) - x).square().sum((1, 2, 3))
+    return coded.bits + coded.z_bits + lambda_of(transforms.config, level) * 255**2 / 3 * error
+
+
+def test_integers_of_training_are_worth_more_than_rounded_ones(frozen_stage):
+    transforms, entropy, x, level = frozen_stage
+    y_hat, _, _ = loss._searched(transforms, entropy, x, level, None)
+    rounded = transforms.analysis(x, level).round()
+    assert torch.equal(y_hat, y_hat.round())
+    assert 0.001 < float((y_hat != rounded).float().mean()) < 0.5
+    assert float((y_hat - rounded).abs().max()) == 1
+    with torch.no_grad():
+        better, plain = (true_cost(transforms, base.rate(entropy, y, level, soft=False), x, level) for y in (y_hat, rounded))
+    assert bool((better < 0.998 * plain).all())
+
+
+def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage, monkeypatch):
+    """The second stage follows the true distortion, whatever the analysis put within the bins."""
+    transforms, entropy, x, level = frozen_stage
+    monkeypatch.setattr(search, "moves", lambda y_hat, slope, parameters: torch.zeros_like(y_hat))
+    parameters = list(entropy.parameters())
+
+    def gradient(value):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, allow_unused=True) if g is not None])
+
+    judged, _ = loss.latent_rate_distortion(transforms, entropy, x, level)
+    coded = base.rate(entropy, transforms.analysis(x, level), level, soft=False)
+    weight = (lambda_of(transforms.config, level) / 0.01) ** -0.45 / (x.shape[2] * x.shape[3])
+    wanted = gradient((weight * true_cost(transforms, coded, x, level)).mean())
+    assert torch.allclose(gradient(judged), wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("width", [192, 224])

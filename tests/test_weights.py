@@ -56,6 +56,18 @@ def test_missing_names_what_is_missing():
         weights.load(TINY / "gone.00000000.safetensors")
 
 
+def test_the_folder_named_first_comes_first(tmp_path):
+    """Wherever it sorts among the others."""
+    path = entropy_file("local")
+    for name in ("a", "z"):
+        (tmp_path / name).mkdir()
+        shutil.copy(path, tmp_path / name)
+        found = tmp_path / name / path.name
+        assert locate.by_name("tiny-local", (tmp_path / name, TINY)) == found
+        assert locate.by_fingerprint(locate.fingerprint_of(path), (tmp_path / name, TINY)) == found
+        assert locate.by_name("tiny-local", (TINY, tmp_path / name)) == path
+
+
 def test_altered_file_is_refused(entropy_name, tmp_path):
     path = entropy_file(entropy_name)
     data = bytearray(path.read_bytes())

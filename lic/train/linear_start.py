@@ -60,7 +60,7 @@ def initialise(transforms: PatchTransforms, entropy: EntropyModel, x: Tensor) ->
     levels = torch.linspace(0, LEVELS, config.anchors, device=x.device)
     # an orthonormal transform with steps of s 8-bit units: MSE = s^2 / 12 over 3 samples a pixel, bits fall by log2 s
     # a latent, so lambda MSE + bits per pixel is least at s^2 = 18 / (lambda ln 2); an error of e steps then adds
-    # lambda s^2 e^2 / 3 = (6 / ln 2) e^2 bits (loss.STEP_WORTH)
+    # lambda s^2 e^2 / 3 = (6 / ln 2) e^2 bits
     step = torch.sqrt(18 / (lambda_of(config, levels) * math.log(2))) / 255
     transforms.latent_gain.values.copy_(-torch.log(step)[:, None].expand(-1, config.latents))
     transforms.latent_ungain.values.copy_(torch.log(step)[:, None].expand(-1, config.latents))

@@ -1,17 +1,14 @@
 """What training minimises, and how a model is judged on held-out images."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from .. import search
 from ..container import LEVELS
 from ..entropy import gaussian
 from ..entropy.base import EntropyModel, Rate, predict_real, rate
-from ..search import CURVATURE
 from ..transforms import lambda_of
 
-STEP_WORTH = 6 / math.log(2)  # bits per squared step
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
 
 
@@ -36,19 +33,18 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
 def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """Rate-distortion on frozen latents, weighted likewise; only `entropy` gets a gradient. x: pictures, or pairs of frames.
 
-    The symbols are given, so the distortion is what the centroids leave of it. Where step sizes are optimal,
-    an error of e steps is worth STEP_WORTH e^2 bits (see linear_start), which spares us the synthesis.
+    The symbols are given, so the distortion is what the centroids make of them, as the search (search.py) sees it: by the
+    slopes of the synthesis. Not the error to the analysis's y: what the transforms learned to decode are integers, and
+    within a bin y may be anything.
     """
     x, previous = _split(transforms, x, level)
-    with torch.no_grad():
-        y = transforms.analysis(x, level).float()
-        searched = _searched(entropy, y, level, previous)
-    coded = _rate(entropy, searched, level, soft=False, previous=previous)
+    y_hat, y_dec, slope = _searched(transforms, entropy, x, level, previous)
+    coded = _rate(entropy, y_hat, level, soft=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
-    error = (coded.y_dec - y).square().sum((1, 2, 3)) / pixels
-    loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * (bpp + STEP_WORTH * error)
-    return loss.mean(), {"bpp": bpp.detach().mean(), "error": error.detach().mean()}
+    distortion = search.distortion(slope, coded.y_dec - y_dec).sum((1, 2, 3)) / pixels
+    loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * (bpp + distortion)
+    return loss.mean(), {"bpp": bpp.detach().mean(), "distortion": distortion.detach().mean()}
 
 
 @torch.no_grad()
@@ -58,17 +54,19 @@ def _split(transforms, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor | None]
     return x, torch.round(transforms.analysis(before[0], level).float()) if before else None
 
 
-def _searched(entropy: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None) -> Tensor:
-    """Integers for y as the encoder's search (search.py) chooses them, as far as that can be told without the synthesis.
+@torch.no_grad()
+def _searched(transforms, entropy: EntropyModel, x: Tensor, level: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Integers for x as the encoder's search chooses them, nearly; and the decoded latents and slopes of rounded ones that it began with.
 
     They are what a model has to code. Trained on rounded latents, it expects more of the small ones than files contain.
+    All move at once, where the encoder moves one half and then the other.
     """
-    y_hat = torch.round(y)
-    with torch.autocast(y.device.type, enabled=False):  # as in _rate
+    y_hat = torch.round(transforms.analysis(x, level).float())
+    with torch.autocast(x.device.type, enabled=False):  # as in _rate
         _, parameters = predict_real(entropy, y_hat, level, previous)
-    candidates = torch.stack([y_hat - 1, y_hat, y_hat + 1])
-    costs = [CURVATURE / 2 * (gaussian.centroid(c, *parameters) - y).square() + gaussian.bits(c, *parameters) for c in candidates]
-    return candidates.gather(0, torch.stack(costs).argmin(0, keepdim=True))[0]
+    y_dec = gaussian.centroid(y_hat, *parameters)
+    slope = search.slopes(transforms, x, y_dec, level)
+    return y_hat + search.moves(y_hat, slope, parameters), y_dec, slope
 
 
 def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, **options) -> Rate:
