@@ -134,6 +134,7 @@ def _training_options(command):
         click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
         click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
                      help="Side in the last fifth of the budget, with half the batch if larger."),
+        click.option("--enlarge", type=click.FloatRange(1), default=1.0, show_default=True, help="Every second crop by up to this factor."),
         click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
         click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
         click.option("--bfloat16/--float32", default=None,

@@ -251,6 +251,18 @@ def test_crops_are_pieces_of_the_pictures(folder):
     assert tall.shape == (2, 3, 150, 150)
 
 
+def test_every_second_crop_is_enlarged():
+    x = torch.rand(5, 3, 64, 64)
+    x[:, :, :, :] = x.cumsum(2) / 64  # smooth
+    y = loop.enlarged(x.clone(), 2.0)
+    assert torch.equal(y[1::2], x[1::2])
+    back = torch.nn.functional.avg_pool2d(y[::2], 2)
+    assert float((back - x[::2, :, :32, :32]).abs().mean()) < 0.1 * float(x.std())
+    assert y.shape == x.shape
+    assert 0 <= float(y.min()) <= float(y.max()) <= 1
+    assert torch.equal(loop.enlarged(x.clone(), 1.0), x)
+
+
 def test_graphics_are_flat_and_depend_on_their_seed_only(tmp_path):
     assert lic("train", "graphics", tmp_path, "--count", "12", "--seed", "30").returncode == 0
     names = sorted(path.name for path in tmp_path.iterdir())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from .workers import Workers
 
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
 LAST_PART = 0.8  # from this share of the budget on, crops have the side `last_crop`
+GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly over 0 .. 1, after any number of steps
 
 
 def save(path: Path, state: dict) -> None:
@@ -37,6 +39,7 @@ def fit(
     crop: int,
     last_crop: int,
     learning_rate: float,
+    enlarge: float = 1.0,
     bfloat16: bool | None = None,
     save_every: float = 120.0,
     seed: int = 0,
@@ -46,6 +49,7 @@ def fit(
     Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
     Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
+    enlarge: every second crop is a piece of it enlarged by up to so much.
     bfloat16: run the convolutions of the transforms in it; None means on a GPU.
     `batch` is what every process takes, if there are several (workers.py).
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
@@ -80,6 +84,7 @@ def fit(
             group["lr"] = learning_rate * min(1 - progress, (step + 1) / 200)
         late = progress >= LAST_PART and last_crop > crop
         x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
+        x = enlarged(x, 1 + (enlarge - 1) * (step * GOLDEN % 1)) if enlarge > 1 else x
         x = x.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             value, metrics = loss(model, x, generator)
@@ -107,6 +112,16 @@ def fit(
         save(checkpoint, snapshot())
         print(describe(step, seconds, running, validate(average)), flush=True)
     return average
+
+
+def enlarged(x: Tensor, factor: float) -> Tensor:
+    """Crops (B, C, H, H) in [0, 1], every second one replaced by its first corner, `factor` times as large.
+
+    Photographs to train on are often small and full of detail; those that people take are not.
+    """
+    side = round(x.shape[2] / factor)
+    x[::2] = F.interpolate(x[::2, :, :side, :side], size=x.shape[2:], mode="bicubic").clamp(0, 1)
+    return x
 
 
 def describe(step: int, seconds: float, running: dict, judged: dict) -> str:
