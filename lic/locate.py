@@ -22,7 +22,14 @@ def names(folders: tuple[Path, ...] = FOLDERS) -> list[str]:
 
 def by_name(name: str, folders: tuple[Path, ...] = FOLDERS) -> Path:
     """The current weights called `name`."""
-    return _find(f"{name}.*.safetensors", f"called {name}", folders)
+    try:
+        return _find(f"{name}.*.safetensors", f"called {name}", folders)
+    except MissingWeights as error:
+        _, _, entropy = name.partition("-")
+        models = [model for model, _, other in (there.partition("-") for there in names(folders)) if entropy and other == entropy]
+        if models:
+            raise MissingWeights(f"{error}; there are some for --model {' or '.join(models)}") from error
+        raise
 
 
 def by_fingerprint(fingerprint: str, folders: tuple[Path, ...] = FOLDERS) -> Path:

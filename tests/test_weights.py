@@ -50,6 +50,8 @@ def test_save_is_reproducible(entropy_name, tmp_path):
 def test_missing_names_what_is_missing():
     with pytest.raises(MissingWeights, match="called nothing-here"):
         locate.by_name("nothing-here")
+    with pytest.raises(MissingWeights, match=r"called nothing-local in .*; there are some for --model tiny$"):
+        locate.by_name("nothing-local", (TINY,))
     with pytest.raises(MissingWeights, match="deadbeef"):
         locate.by_fingerprint("deadbeef")
     with pytest.raises(MissingWeights, match="cannot read"):
