@@ -8,6 +8,7 @@ from PIL import Image
 
 from lic import locate, search, weights
 from lic.codec import Codec
+from lic.entropy import ENTROPY_MODELS, base, gaussian
 from lic.errors import LicError
 from lic.evaluate import metrics
 from lic.transforms import lambda_of
@@ -67,15 +68,15 @@ def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
 def test_padding_is_free(models, sample):
     """Latents are judged by the picture alone, not by what a padded synthesis adds to it."""
     x, y_hat, level = start(models, sample)
-    slope = search.slopes(models.transforms, x[:, :, :20, :20], y_hat, level)[0]
+    slope = search.judge(models.transforms, search._real(models.entropy), x[:, :, :20, :20], y_hat, level).slope[0]
     assert bool((slope[:, :2, :2] != 0).any())
     assert not bool(slope[:, 5:].any() or slope[:, :, 5:].any())  # the tiny network reaches 3 rows
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
 
 
-def test_slope_is_the_derivative_and_does_not_depend_on_blocks(models, sample, monkeypatch):
+def test_slope_is_the_derivative_of_the_distortion(models, sample):
     x, y, level = start(models, sample)
-    slope = search.slopes(models.transforms, x, y, level)
+    slope = search._slope(models.transforms, x, y, level)
     lam = float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
@@ -85,9 +86,40 @@ def test_slope_is_the_derivative_and_does_not_depend_on_blocks(models, sample, m
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     rise = (cost(y + 0.01 * direction) - cost(y - 0.01 * direction)) / 0.02
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
-    monkeypatch.setattr(search, "BLOCK", 2)
-    monkeypatch.setattr(search, "HALO", 6)  # the tiny network reaches 3 rows
-    assert torch.allclose(search.slopes(models.transforms, x, y, level), slope, atol=1e-3 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("entropy_name", sorted(set(ENTROPY_MODELS) - {"spatiotemporal"}))  # which rounds in between
+def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
+    models = weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu"))
+    _, y_hat, level = start(models, sample)
+    previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
+    entropy = search._real(models.entropy)
+    context, _ = search._context(entropy, y_hat, level, previous)
+    with torch.no_grad():
+        z_hat = base.analysis_of(entropy, y_hat, level, previous).round()
+
+    def bits(y):
+        with torch.no_grad():
+            return float(gaussian.bits(y_hat, *base.parameters_of(entropy, z_hat, y, level, previous)).double().sum())
+
+    assert bool(context.any()) == (entropy_name not in {"factorized", "hyperprior", "local-dictionary"})
+    step = 0.002 * context.sign()
+    rise = (bits(y_hat + step) - bits(y_hat - step)) / 0.004
+    assert rise == pytest.approx(float(context.abs().sum()), rel=0.1)  # kinks
+
+
+def test_blocks_leave_no_seams(models, sample, monkeypatch):
+    """A picture judged in blocks gets the integers that it gets in one piece, nearly."""
+    x = torch.from_numpy(np.asarray(sample.crop((0, 0, 192, 192))).copy()).permute(2, 0, 1)[None].float() / 255
+    level = torch.tensor([2000])
+    with torch.no_grad():
+        y_hat = models.transforms.analysis(x, level).round()
+    whole = refine(models, x, y_hat, level, 2)
+    monkeypatch.setattr(search, "BLOCK", 4)
+    blocks = refine(models, x, y_hat, level, 2)
+    moved = int((whole != y_hat).sum())
+    assert moved > 50
+    assert int((blocks != whole).sum()) < 0.02 * moved
 
 
 def test_a_picture_of_one_pixel(codec):

@@ -144,13 +144,22 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, soft: bool, previous: Te
 
 def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
     """z, not rounded, and the parameters of all latents y_hat, (B, M, h, w) or (B, M, h, w, K) each."""
+    z = analysis_of(model, y_hat, level, previous)
+    return z, parameters_of(model, round_through(z), y_hat, level, previous)
+
+
+def analysis_of(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> Tensor:
+    """z, not rounded, of y_hat (B, M, h, w) and the frame before, if there is one."""
+    return model.analysis(y_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
+
+
+def parameters_of(model: EntropyModel, z_hat: Tensor, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> list[Tensor]:
+    """The second half of predict_real: of all latents, from z_hat and each other."""
     h, w = y_hat.shape[2:]
-    previous = torch.zeros_like(y_hat) if previous is None else previous
-    z = model.analysis(y_hat, level, previous)
-    side = model.side(round_through(z), level, previous)
+    side = model.side(z_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
     at = torch.arange(model.groups * h * w, device=y_hat.device)
     model.remember(side, y_hat, all_but_last_step(model, h, w).to(y_hat.device))
-    return z, [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
+    return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:

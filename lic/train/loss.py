@@ -5,8 +5,7 @@ from torch import Tensor
 
 from .. import search
 from ..container import LEVELS
-from ..entropy import gaussian
-from ..entropy.base import EntropyModel, Rate, predict_real, rate
+from ..entropy.base import EntropyModel, Rate, rate
 from ..transforms import lambda_of
 
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
@@ -33,16 +32,18 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
 def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """Rate-distortion on frozen latents, weighted likewise; only `entropy` gets a gradient. x: pictures, or pairs of frames.
 
-    The symbols are given, so the distortion is what the centroids make of them, as the search (search.py) sees it: by the
-    slopes of the synthesis. Not the error to the analysis's y: what the transforms learned to decode are integers, and
-    within a bin y may be anything.
+    The integers are those that one round of the encoder's search (search.py) finds: trained on rounded latents, a model
+    expects more of the small ones than files contain. The distortion is what the centroids make of them, by the slopes
+    that the search began with; not the error to the analysis's y, which may be anywhere within its bin.
     """
     x, previous = _split(transforms, x, level)
-    y_hat, y_dec, slope = _searched(transforms, entropy, x, level, previous)
-    coded = _rate(entropy, y_hat, level, soft=False, previous=previous)
+    with torch.no_grad():
+        y_hat = torch.round(transforms.analysis(x, level).float())
+    judged = search.judge(transforms, entropy, x, y_hat, level, previous)
+    coded = _rate(entropy, y_hat + judged.move, level, soft=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
-    distortion = search.distortion(slope, coded.y_dec - y_dec).sum((1, 2, 3)) / pixels
+    distortion = search.distortion(judged.slope, coded.y_dec - judged.y_dec).sum((1, 2, 3)) / pixels
     loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * (bpp + distortion)
     return loss.mean(), {"bpp": bpp.detach().mean(), "distortion": distortion.detach().mean()}
 
@@ -52,21 +53,6 @@ def _split(transforms, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor | None]
     """The frames to code, (B, 3, H, W), and y_hat of the frames before them if x is pairs, (B, 6, H, W)."""
     *before, x = x.split(3, 1)
     return x, torch.round(transforms.analysis(before[0], level).float()) if before else None
-
-
-@torch.no_grad()
-def _searched(transforms, entropy: EntropyModel, x: Tensor, level: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Integers for x as the encoder's search chooses them, nearly; and the decoded latents and slopes of rounded ones that it began with.
-
-    They are what a model has to code. Trained on rounded latents, it expects more of the small ones than files contain.
-    All move at once, where the encoder moves one half and then the other.
-    """
-    y_hat = torch.round(transforms.analysis(x, level).float())
-    with torch.autocast(x.device.type, enabled=False):  # as in _rate
-        _, parameters = predict_real(entropy, y_hat, level, previous)
-    y_dec = gaussian.centroid(y_hat, *parameters)
-    slope = search.slopes(transforms, x, y_dec, level)
-    return y_hat + search.moves(y_hat, slope, parameters), y_dec, slope
 
 
 def _rate(entropy: EntropyModel, y: Tensor, level: Tensor, **options) -> Rate:
