@@ -122,7 +122,7 @@ def test_help_version_and_info_do_not_import_torch():
         (("decode", "gone.lic", "x.png"), "gone.lic: No such file"),
         (("encode", "gone.png", "x.lic"), "gone.png: No such file"),
         (("encode", GOLDEN, "x.lic"), "not an image"),
-        (("encode", "--entropy", "nonsense", SAMPLE, "x.lic"), "no weights called lite-nonsense"),
+        (("encode", "--entropy", "nonsense", SAMPLE, "x.lic"), "no weights called next-nonsense"),
         (("encode", "--max-pixels", "1000", SAMPLE, "x.lic"), "more than 1000 pixels"),
         (("encode", *TINY_OPTIONS, SAMPLE, "gone/x.lic"), "gone"),
         (("decode", "--weights", TINY, GOLDEN, "gone/x.png"), "gone"),
