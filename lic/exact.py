@@ -130,11 +130,10 @@ def _log_table(device: torch.device) -> Tensor:
 
 
 def log_size(x: Tensor) -> Tensor:
-    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest); no gradient."""
-    exact = is_exact(x)
-    size = (x.detach() * 2.0**-FRACTION if exact else x.detach()).abs().clamp(max=LOG_ENTRIES - 1).round()
-    value = look_up(_log_table(x.device), size)
-    return value.to(x.dtype) if exact else value.to(x.dtype) * 2.0**-FRACTION
+    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest); in the float face of any number, with a gradient."""
+    if not is_exact(x):
+        return torch.log2(1 + x.abs().clamp(max=LOG_ENTRIES - 1))
+    return look_up(_log_table(x.device), (x * 2.0**-FRACTION).abs().clamp(max=LOG_ENTRIES - 1).round()).to(x.dtype)
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

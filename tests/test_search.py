@@ -62,13 +62,13 @@ def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
     once = refine(models, x, y_hat, level, 2)
     assert torch.equal(refine(models, x, y_hat, level, 2), once)
     assert 0 < int((once != y_hat).sum()) < 0.2 * y_hat.numel()
-    assert int((once - y_hat).abs().max()) == 1
+    assert 1 <= int((once - y_hat).abs().max()) <= 2
 
 
 def test_padding_is_free(models, sample):
     """Latents are judged by the picture alone, not by what a padded synthesis adds to it."""
     x, y_hat, level = start(models, sample)
-    slope = search.judge(models.transforms, search._real(models.entropy), x[:, :, :20, :20], y_hat, level).slope[0]
+    slope = search.settle(models.transforms, search._real(models.entropy), x[:, :, :20, :20], y_hat, level, 1).slope[0]
     assert bool((slope[:, :2, :2] != 0).any())
     assert not bool(slope[:, 5:].any() or slope[:, :, 5:].any())  # the tiny network reaches 3 rows
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
@@ -77,7 +77,7 @@ def test_padding_is_free(models, sample):
 def test_slope_is_the_derivative_of_the_distortion(models, sample):
     x, y, level = start(models, sample)
     slope = search._slope(models.transforms, x, y, level)
-    lam = float(lambda_of(models.transforms.config, level))
+    lam = search.WORTH * float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
         with torch.no_grad():
@@ -88,7 +88,10 @@ def test_slope_is_the_derivative_of_the_distortion(models, sample):
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
 
 
-@pytest.mark.parametrize("entropy_name", sorted(set(ENTROPY_MODELS) - {"spatiotemporal"}))  # which rounds in between
+SMOOTH = sorted(set(ENTROPY_MODELS) - {"spatiotemporal", "global-reference"})  # these round in between, or choose a reference
+
+
+@pytest.mark.parametrize("entropy_name", SMOOTH)
 def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
     models = weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu"))
     _, y_hat, level = start(models, sample)
@@ -96,13 +99,14 @@ def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
     entropy = search._real(models.entropy)
     context, _ = search._context(entropy, y_hat, level, previous)
     with torch.no_grad():
-        z_hat = base.analysis_of(entropy, y_hat, level, previous).round()
+        z = base.analysis_of(entropy, y_hat, level, previous)
 
     def bits(y):
         with torch.no_grad():
+            z_hat = z.round() + search.Z_SHARE * (base.analysis_of(entropy, y, level, previous) - z)
             return float(gaussian.bits(y_hat, *base.parameters_of(entropy, z_hat, y, level, previous)).double().sum())
 
-    assert bool(context.any()) == (entropy_name not in {"factorized", "hyperprior", "local-dictionary"})
+    assert bool(context.any()) == (entropy_name not in {"factorized", "local-dictionary"})
     step = 0.002 * context.sign()
     rise = (bits(y_hat + step) - bits(y_hat - step)) / 0.004
     assert rise == pytest.approx(float(context.abs().sum()), rel=0.1)  # kinks

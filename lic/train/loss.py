@@ -9,6 +9,7 @@ from ..entropy.base import EntropyModel, Rate, rate
 from ..transforms import lambda_of
 
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)
+ROUNDS = 3  # of the search for the integers to train on
 
 
 def draw_levels(count: int, generator: torch.Generator) -> Tensor:
@@ -32,18 +33,18 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
 def latent_rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """Rate-distortion on frozen latents, weighted likewise; only `entropy` gets a gradient. x: pictures, or pairs of frames.
 
-    The integers are those that one round of the encoder's search (search.py) finds: trained on rounded latents, a model
+    The integers are those that a short search of the encoder's finds (search.py): trained on rounded latents, a model
     expects more of the small ones than files contain. The distortion is what the centroids make of them, by the slopes
-    that the search began with; not the error to the analysis's y, which may be anywhere within its bin.
+    that the search ended with; not the error to the analysis's y, which may be anywhere within its bin.
     """
     x, previous = _split(transforms, x, level)
     with torch.no_grad():
         y_hat = torch.round(transforms.analysis(x, level).float())
-    judged = search.judge(transforms, entropy, x, y_hat, level, previous)
-    coded = _rate(entropy, y_hat + judged.move, level, soft=False, previous=previous)
+    settled = search.settle(transforms, entropy, x, y_hat, level, ROUNDS, previous)
+    coded = _rate(entropy, settled.y_hat, level, soft=False, previous=previous)
     pixels = x.shape[2] * x.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
-    distortion = search.distortion(judged.slope, coded.y_dec - judged.y_dec).sum((1, 2, 3)) / pixels
+    distortion = search.distortion(settled.slope, coded.y_dec - settled.y_dec).sum((1, 2, 3)) / pixels
     loss = (lambda_of(transforms.config, level) / 0.01) ** -0.45 * (bpp + distortion)
     return loss.mean(), {"bpp": bpp.detach().mean(), "distortion": distortion.detach().mean()}
 
