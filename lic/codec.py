@@ -177,10 +177,11 @@ class Codec:
     ) -> tuple[Frame, Tensor]:
         """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w) int64."""
         with self._timed("search"):
-            y_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous).long()
+            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous)
+            y_hat, z_hat = y_hat.long(), None if z_hat is None else z_hat.long()
         with self._timed("entropy"):
             writer = coders.Writer()
-            base.write(models.entropy, y_hat, self._levels(level), writer, previous)
+            base.write(models.entropy, y_hat, self._levels(level), writer, previous, z_hat)
         return Frame(_checksum(y_hat), writer.bytes(), previous is not None), y_hat
 
     def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:

@@ -5,14 +5,17 @@ latent costs is known only from its neighbours, whose own cost depends on it in 
 latent is undecided between three integers. Each round weighs, for each of them,
 
     its own bits            by the entropy model's mean and scale, as the coder would count
-    bits of others          context d: one backward pass through the entropy model
+    bits of others          slope d: one backward pass through the entropy model
     distortion              slope d + CURVATURE/2 d^2 for a decoded latent that moves by d; the slope comes from one
                             backward pass through the synthesis, the curvature is the same for all
 
-where the others are what can be expected of them, between integers; the chances follow from the costs, as of a gas that
+where the others are what can be expected of them, between integers; the chances follow from the costs, as in a gas that
 cools down (mean-field annealing, Peterson & Anderson 1987). The last round takes the cheapest. That latents move by
 parts, and together, is what makes it work: a slope half-way along a step foretells its effect far better than one from
 where it begins, and of neighbours that could repair one and the same error each does its share.
+
+Hyper latents z follow y through the hyper-analysis, and move by themselves besides: that does not know what they cost,
+nor all they are worth. Their curvature is the Fisher information, that is, the mean square of their slopes.
 
 Only the encoder does this, so it may use floats.
 """
@@ -36,37 +39,46 @@ CURVATURE = 1.2 * WORTH * 12 / math.log(2)  # bits per squared step: optimal ste
 # 1.2 times that saves most, as latents do not move alone
 HOT, COLD = 2.0, 0.2  # temperature in bits, at first and in the end
 FAST, SLOW = 0.9, 0.3  # share of its way to what is expected that a latent goes in one round, at first and in the end
-Z_SHARE = 0.5  # of its slope by which z follows: it is rounded itself, and each z stands for many latents
+FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
+Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; 1 / ln 2 bits are worth 1 in Fisher's information
 ROUNDS = 2  # per unit of effort, and as many to begin with
 BLOCK, HALO = 64, 8  # latents in row and column that are judged at once; one reaches 8 others far, the last of them hardly
 
 
 class Settled(NamedTuple):
-    """What the search made of latents; all (B, M, h, w), float32."""
+    """What the search made of latents; all float32, (B, M, h, w) but for z_hat."""
 
     y_hat: Tensor  # the integers
+    z_hat: Tensor  # those of the hyper latents, (B, N, h_z, w_z)
     y_dec: Tensor  # what the synthesis was expected to get before the last round
     slope: Tensor  # derivative of the distortion by that y_dec, in bits of the whole picture
 
 
-def refine(models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None) -> Tensor:
-    """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1]; float32 that holds integers.
+def refine(
+    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1], and z_hat (1, N, h_z, w_z) for them.
 
-    x is without padding: what pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all.
+    Both are float32 that holds integers; z_hat is None where it had better follow from y_hat. x is without padding: what
+    pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all.
     """
     if not rounds:
-        return y_hat
+        return y_hat, None
     h, w = y_hat.shape[2:]
-    refined = torch.empty_like(y_hat)
+    searched = models.entropy.searched != slice(0)
+    refined, refined_z = torch.empty_like(y_hat), y_hat.new_empty(1, *models.entropy.hyper.size(h, w))
     for top, left in itertools.product(range(0, h, BLOCK), range(0, w, BLOCK)):
         up, low = max(0, top - HALO), max(0, left - HALO)
         there = ..., slice(up, top + BLOCK + HALO), slice(low, left + BLOCK + HALO)
         pixels = x[..., 16 * up : 16 * (top + BLOCK + HALO), 16 * low : 16 * (left + BLOCK + HALO)]
         before = None if previous is None else previous[there].float()
         settled = settle(models.transforms, _real(models.entropy), pixels, y_hat[there], level, rounds, before)
-        here = settled.y_hat[..., top - up : top - up + BLOCK, left - low : left - low + BLOCK]
-        refined[..., top : top + BLOCK, left : left + BLOCK] = here
-    return refined.clamp(-base.Y_LIMIT, base.Y_LIMIT)
+        for whole, part in [(refined, settled.y_hat), (refined_z, settled.z_hat)][: 1 + searched]:
+            step = h // whole.shape[2]
+            size, i, j = BLOCK // step, (top - up) // step, (left - low) // step
+            here = whole[..., top // step : top // step + size, left // step : left // step + size]
+            here.copy_(part[..., i : i + size, j : j + size])
+    return refined.clamp(-base.Y_LIMIT, base.Y_LIMIT), refined_z.clamp(-base.Z_LIMIT, base.Z_LIMIT) if searched else None
 
 
 @cache
@@ -77,41 +89,78 @@ def _real(entropy: base.EntropyModel) -> base.EntropyModel:
 
 @torch.no_grad()
 def settle(
-    transforms, entropy: base.EntropyModel, x: Tensor, y: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
+    transforms, entropy: base.EntropyModel, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
 ) -> Settled:
-    """Integers for latents of the pictures x (B, 3, H, W). y (B, M, h, w), float32: where to begin; rounds: 1 or more.
-
-    entropy: with its float face.
-    """
-    y_dec = None
+    """The search for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32. entropy: with its float face; rounds: 1 or more."""
+    y, y_dec, drift = y_hat, None, 0.0
+    start = z = base.analysis_of(entropy, y, level, previous)
     for round_ in range(rounds):
-        context, parameters = _context(entropy, y, level, previous)
+        last, progress = round_ == rounds - 1, round_ / max(rounds - 1, 1)
+        temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
+        if not last:
+            z = base.analysis_of(entropy, y, level, previous) + drift
+        elif rounds == 1:
+            z = torch.round(z)
+        bits, slope_of_y, slope_of_z, parameters = _rate(entropy, y, z, level, previous)
         y_dec = gaussian.centroid(y, *parameters) if y_dec is None else y_dec
-        slope = _slope(transforms, x, y_dec, level)
-        integers = torch.round(y) + torch.tensor([0, -1, 1], device=y.device).view(3, 1, 1, 1, 1)
+        error, slope = _distortion(transforms, x, y_dec, level)
+        before = bits + error if round_ == 0 else before
+
+        integers = _three(y)
         decoded = torch.stack([gaussian.centroid(k, *parameters) for k in integers])
         cost = torch.stack([gaussian.bits(k, *parameters) for k in integers])
-        cost += context * (integers - y) + distortion(slope, decoded - y_dec)
-        if round_ == rounds - 1:
-            return Settled(integers.gather(0, cost.argmin(0, keepdim=True))[0], y_dec, slope)
-        progress = round_ / (rounds - 1)
-        chances = torch.softmax(cost / -(HOT ** (1 - progress) * COLD**progress), 0)
-        share = FAST + (SLOW - FAST) * progress
+        cost += slope_of_y * (integers - y) + distortion(slope, decoded - y_dec)
+        if last:
+            y = (_chances(cost, 0.0) * integers).sum(0)
+            lost = (bits + error > before).view(-1, 1, 1, 1)  # nothing says that it must converge
+            return Settled(torch.where(lost, y_hat, y), torch.where(lost, torch.round(start), z), y_dec, slope)
+        chances = _chances(cost, temperature)
         y = torch.lerp(y, (chances * integers).sum(0), share)
         y_dec = torch.lerp(y_dec, (chances * decoded).sum(0), share)
 
+        expected = _expected_z(entropy, z, slope_of_z, level, 0.0 if round_ == rounds - 2 else temperature)
+        drift = drift + share * (expected - z)
+        z = expected
 
-def _context(entropy: base.EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-    """Derivative of the bits of all latents, as they are, by what others know of y; and the parameters behind these bits."""
-    with torch.enable_grad(), torch.autocast(y.device.type, enabled=False):  # bfloat16 cannot tell a latent of 100 from one of 100.4
-        y = y.clone().requires_grad_()
-        z = base.analysis_of(entropy, y, level, previous)
-        z_hat = torch.round(z).detach() + Z_SHARE * (z - z.detach())
-        parameters = base.parameters_of(entropy, z_hat, y, level, previous)
-        low = torch.floor(y.detach())
-        bits = torch.lerp(gaussian.bits(low, *parameters), gaussian.bits(low + 1, *parameters), y.detach() - low).sum()
-        (context,) = torch.autograd.grad(bits + 0 * y.sum(), y)  # of models without any context nothing depends on y
-    return context, [p.detach() for p in parameters]
+
+def _expected_z(entropy: base.EntropyModel, z: Tensor, slope: Tensor, level: Tensor, temperature: float) -> Tensor:
+    """What z (B, N, h_z, w_z) had better be: an average of integers, or integers if the temperature is 0."""
+    integers = _three(z)
+    d = integers - z
+    curvature = Z_CURVATURE * slope.square().mean((2, 3), keepdim=True)
+    cost = gaussian.bits(integers, *entropy.hyper.parameters_of_z(level, z.shape)) + slope * d + curvature / 2 * d * d
+    expected = (_chances(cost, temperature) * integers).sum(0)
+    free = torch.zeros(z.shape[1], dtype=torch.bool, device=z.device)
+    free[entropy.searched] = True
+    return torch.where(free[:, None, None], expected, z if temperature else torch.round(z))
+
+
+def _three(y: Tensor) -> Tensor:
+    """The integers nearest to y: (3, *y.shape)."""
+    return torch.round(y) + torch.tensor([0, -1, 1], device=y.device).view(3, *[1] * y.dim())
+
+
+def _chances(cost: Tensor, temperature: float) -> Tensor:
+    """Of three integers, by their costs, (3, ...) each."""
+    if temperature:
+        return torch.softmax(cost / -temperature, 0)
+    return torch.zeros_like(cost).scatter_(0, cost.argmin(0, keepdim=True), 1.0)
+
+
+def _rate(
+    entropy: base.EntropyModel, y: Tensor, z: Tensor, level: Tensor, previous: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Bits of y, (B,); their derivatives by what others know of y, and by z; and the parameters behind them."""
+    # bfloat16 cannot tell a latent of 100 from one of 100.4
+    with torch.enable_grad(), torch.autocast(y.device.type, enabled=False):
+        known, z = y.clone().requires_grad_(), z.clone().requires_grad_()
+        analysed = base.analysis_of(entropy, known, level, previous)
+        parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
+        low = torch.floor(y)
+        bits = torch.lerp(gaussian.bits(low, *parameters), gaussian.bits(low + 1, *parameters), y - low).sum((1, 2, 3))
+        # of models without any context nothing depends on y, of those without side information nothing on z
+        slopes = torch.autograd.grad(bits.sum() + 0 * (known.sum() + z.sum()), (known, z))
+    return bits.detach(), *slopes, [p.detach() for p in parameters]
 
 
 def distortion(slope: Tensor, d: Tensor) -> Tensor:
@@ -119,11 +168,12 @@ def distortion(slope: Tensor, d: Tensor) -> Tensor:
     return slope * d + CURVATURE / 2 * d * d
 
 
-def _slope(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> Tensor:
-    """Derivative of WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, by y_dec (B, M, h, w)."""
+def _distortion(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, (B,), and its derivative by y_dec (B, M, h, w)."""
     worth = (WORTH * lambda_of(transforms.config, level) * 255**2 / 3).view(-1, 1, 1, 1)
     with torch.enable_grad():
         y_dec = y_dec.contiguous(memory_format=torch.channels_last).detach().requires_grad_()
         error = transforms.synthesis(y_dec, level).float()[:, :, : x.shape[2], : x.shape[3]] - x
-        (slope,) = torch.autograd.grad((worth * error.square()).sum(), y_dec)
-    return slope
+        error = (worth * error.square()).sum((1, 2, 3))
+        (slope,) = torch.autograd.grad(error.sum(), y_dec)
+    return error.detach(), slope

@@ -53,7 +53,7 @@ def start(models, sample):
 
 def refine(models, x, y_hat, level, rounds):
     with torch.no_grad():
-        return search.refine(models, x, y_hat, level, rounds)
+        return search.refine(models, x, y_hat, level, rounds)[0]
 
 
 def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
@@ -68,7 +68,7 @@ def test_no_rounds_change_nothing_and_rounds_repeat(models, sample):
 def test_padding_is_free(models, sample):
     """Latents are judged by the picture alone, not by what a padded synthesis adds to it."""
     x, y_hat, level = start(models, sample)
-    slope = search.settle(models.transforms, search._real(models.entropy), x[:, :, :20, :20], y_hat, level, 1).slope[0]
+    slope = settle(models, x[:, :, :20, :20], y_hat, level, 1).slope[0]
     assert bool((slope[:, :2, :2] != 0).any())
     assert not bool(slope[:, 5:].any() or slope[:, :, 5:].any())  # the tiny network reaches 3 rows
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
@@ -76,7 +76,7 @@ def test_padding_is_free(models, sample):
 
 def test_slope_is_the_derivative_of_the_distortion(models, sample):
     x, y, level = start(models, sample)
-    slope = search._slope(models.transforms, x, y, level)
+    slope = search._distortion(models.transforms, x, y, level)[1]
     lam = search.WORTH * float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
@@ -97,13 +97,13 @@ def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
     _, y_hat, level = start(models, sample)
     previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
     entropy = search._real(models.entropy)
-    context, _ = search._context(entropy, y_hat, level, previous)
     with torch.no_grad():
         z = base.analysis_of(entropy, y_hat, level, previous)
+        _, context, _, _ = search._rate(entropy, y_hat, z.round(), level, previous)
 
     def bits(y):
         with torch.no_grad():
-            z_hat = z.round() + search.Z_SHARE * (base.analysis_of(entropy, y, level, previous) - z)
+            z_hat = z.round() + search.FOLLOWS * (base.analysis_of(entropy, y, level, previous) - z)
             return float(gaussian.bits(y_hat, *base.parameters_of(entropy, z_hat, y, level, previous)).double().sum())
 
     assert bool(context.any()) == (entropy_name not in {"factorized", "local-dictionary"})
@@ -124,6 +124,49 @@ def test_blocks_leave_no_seams(models, sample, monkeypatch):
     moved = int((whole != y_hat).sum())
     assert moved > 50
     assert int((blocks != whole).sum()) < 0.02 * moved
+
+
+def settle(models, x, y_hat, level, rounds=3, previous=None):
+    return search.settle(models.transforms, search._real(models.entropy), x, y_hat, level, rounds, previous)
+
+
+def test_hyper_latents_are_searched_too_and_save_bits(sample):
+    """Those of the search, integers, cost less than those that the analysis gives for the same y_hat."""
+    models = weights.load_models(Codec(device="cpu").path, torch.device("cpu"))
+    x, y_hat, level = start(models, sample)
+    settled, entropy = settle(models, x, y_hat, level, 4), search._real(models.entropy)
+
+    def bits(z_hat):
+        with torch.no_grad():
+            of_y = gaussian.bits(settled.y_hat, *base.parameters_of(entropy, z_hat, settled.y_hat, level, None))
+            return float(of_y.sum() + gaussian.bits(z_hat, *entropy.hyper.parameters_of_z(level, z_hat.shape)).sum())
+
+    with torch.no_grad():
+        analysed = base.analysis_of(entropy, settled.y_hat, level, None).round()
+    assert torch.equal(settled.z_hat, settled.z_hat.round())
+    assert not torch.equal(settled.z_hat, analysed)
+    assert bits(settled.z_hat) < bits(analysed)
+
+
+def test_vectors_of_motion_are_left_alone(sample):
+    models = weights.load_models(locate.by_name("tiny-spatiotemporal", (TINY,)), torch.device("cpu"))
+    x, y_hat, level = start(models, sample)
+    settled = settle(models, x, y_hat, level, 3, y_hat.roll(1, 3))
+    vectors = settled.z_hat[:, -2:]
+    assert torch.equal(vectors, vectors.round())
+    assert not torch.equal(vectors, torch.zeros_like(vectors))
+    assert not torch.equal(settled.z_hat[:, :-2], torch.zeros_like(settled.z_hat[:, :-2]))
+
+
+def test_a_search_that_runs_away_changes_nothing(models, sample, monkeypatch):
+    x, y_hat, level = start(models, sample)
+    monkeypatch.setattr(search, "HOT", 1e4)
+    monkeypatch.setattr(search, "COLD", 1e4)
+    monkeypatch.setattr(search, "FAST", -3.0)
+    settled = settle(models, x, y_hat, level)
+    assert torch.equal(settled.y_hat, y_hat)
+    with torch.no_grad():
+        assert torch.equal(settled.z_hat, base.analysis_of(search._real(models.entropy), y_hat, level, None).round())
 
 
 def test_a_picture_of_one_pixel(codec):

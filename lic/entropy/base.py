@@ -36,6 +36,7 @@ class EntropyModel(nn.Module):
 
     groups = 1
     looks_back = False  # True if it predicts from the previous frame's latents too
+    searched = slice(None)  # channels of z that the encoder may move by a step: where neighbours mean nearly the same
     latents: int
     hyper: SideInformation
 
@@ -197,13 +198,16 @@ def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
 
 
 @torch.no_grad()
-def predict_all(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+def predict_all(
+    model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None, z_hat: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """z_hat (1, N, h_z, w_z) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64.
 
-    previous: like y_hat, the latents of the frame before, if there is one.
+    previous: like y_hat, the latents of the frame before, if there is one. z_hat: if the encoder wants another one.
     """
     previous = torch.zeros_like(y_hat) if previous is None else previous
-    z_hat = torch.round(model.analysis(y_hat.float(), level, previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
+    if z_hat is None:
+        z_hat = torch.round(model.analysis(y_hat.float(), level, previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
     return z_hat, tables_of(model, model.side(to_fixed(z_hat), level, to_fixed(previous)), y_hat)
 
 
@@ -221,9 +225,11 @@ def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, .
 
 
 @torch.no_grad()
-def write(model: EntropyModel, y_hat: Tensor, level: Tensor, writer, previous: Tensor | None = None) -> Decoded:
-    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous: see predict_all."""
-    z_hat, table = predict_all(model, y_hat, level, previous)
+def write(
+    model: EntropyModel, y_hat: Tensor, level: Tensor, writer, previous: Tensor | None = None, z_hat: Tensor | None = None
+) -> Decoded:
+    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous, z_hat: see predict_all."""
+    z_hat, table = predict_all(model, y_hat, level, previous, z_hat)
     model.hyper.code(level, z_hat.shape, writer, z_hat)
     return write_latents(model, table, y_hat, writer)
 

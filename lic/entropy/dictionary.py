@@ -108,7 +108,7 @@ class IndexMap(SideInformation):
     @torch.no_grad()
     def analysis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """The cheapest entries, latents and map together, as far as SWEEPS rounds find them."""
-        cost = self._bits_under_entries(y_hat, level)  # (B, K, hz, wz)
+        cost = self._bits_under_entries(torch.round(y_hat), level)  # (B, K, hz, wz); while the encoder searches y lies between integers
         z = cost.argmin(1, keepdim=True).float()
         hz, wz = z.shape[2:]
         at, colour = torch.arange(hz * wz, device=z.device), orders.checkerboard(hz, wz).to(z.device)
@@ -160,6 +160,8 @@ class IndexMap(SideInformation):
 
 class LocalDictionary(EntropyModel):
     """One group, one step, after the map."""
+
+    searched = slice(0)  # z names entries of the dictionary
 
     def __init__(self, config: DictionaryConfig):
         super().__init__()

@@ -30,6 +30,8 @@ class FactorizedConfig:
 class Factorized(EntropyModel):
     """One group, one step."""
 
+    searched = slice(0)  # there is no z
+
     def __init__(self, config: FactorizedConfig):
         super().__init__()
         self.config, self.latents, self.hyper = config, config.latents, SideInformation()

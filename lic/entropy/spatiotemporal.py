@@ -58,6 +58,7 @@ class Spatiotemporal(EntropyModel):
         M, S, D = config.latents, config.side, config.hidden
         self.hyper = Hyper(replace(config, latents=2 * M))
         if config.tpm:
+            self.searched = slice(-2)  # a vector is right or wrong
             self.picture = ExactConv(M, PIXELS, 1)
             self.change = ExactConv(PIXELS, M, 1)
         self.context = ExactLinear(S + 2 * M + 2 * len(self.taps) * M, D)
