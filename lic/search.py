@@ -92,7 +92,7 @@ def settle(
     transforms, entropy: base.EntropyModel, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
 ) -> Settled:
     """The search for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32. entropy: with its float face; rounds: 1 or more."""
-    y, y_dec, drift = y_hat, None, 0.0
+    y, y_dec, drift, before = y_hat, None, 0.0, None
     start = z = base.analysis_of(entropy, y, level, previous)
     for round_ in range(rounds):
         last, progress = round_ == rounds - 1, round_ / max(rounds - 1, 1)
@@ -104,7 +104,7 @@ def settle(
         bits, slope_of_y, slope_of_z, parameters = _rate(entropy, y, z, level, previous)
         y_dec = gaussian.centroid(y, *parameters) if y_dec is None else y_dec
         error, slope = _distortion(transforms, x, y_dec, level)
-        before = bits + error if round_ == 0 else before
+        before = bits + error if before is None else before
 
         integers = _three(y)
         decoded = torch.stack([gaussian.centroid(k, *parameters) for k in integers])

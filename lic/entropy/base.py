@@ -183,6 +183,7 @@ class Decoded(NamedTuple):
 
     y_hat: Tensor  # (1, M, h, w) int64
     table: tuple[Tensor, ...]  # the coder's, see gaussian.py; each (1, M, h, w), or (1, M, h, w, K)
+    z_hat: Tensor | None = None  # (1, N, h_z, w_z) int64; of the walk alone, without side information, None
 
 
 def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
@@ -231,7 +232,7 @@ def write(
     """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous, z_hat: see predict_all."""
     z_hat, table = predict_all(model, y_hat, level, previous, z_hat)
     model.hyper.code(level, z_hat.shape, writer, z_hat)
-    return write_latents(model, table, y_hat, writer)
+    return write_latents(model, table, y_hat, writer)._replace(z_hat=z_hat)
 
 
 def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor, writer) -> Decoded:
@@ -247,7 +248,8 @@ def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: T
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
     z_hat = model.hyper.code(level, (1, *model.hyper.size(h, w)), reader, None).to(level.device)
     previous = torch.zeros(1, model.latents, h, w, dtype=torch.int64, device=level.device) if previous is None else previous
-    return read_latents(model, model.side(to_fixed(z_hat), level, to_fixed(previous)), h, w, reader)
+    side = model.side(to_fixed(z_hat), level, to_fixed(previous))
+    return read_latents(model, side, h, w, reader)._replace(z_hat=z_hat)
 
 
 def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Decoded:

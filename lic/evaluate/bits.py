@@ -22,7 +22,7 @@ def account(codec: Codec, data: bytes) -> dict:
     h, w = coded.y_hat.shape[2:]
     estimator = coders.Estimator()
     level = torch.tensor([header.level], device=codec.device)
-    base.write(models.entropy, coded.y_hat, level, estimator)
+    base.write(models.entropy, coded.y_hat, level, estimator, z_hat=coded.z_hat)
     per_latent = coders.bits([x.flatten(0, 3) for x in coded.table], coded.y_hat.flatten()).reshape(coded.y_hat.shape)[0]
     by_cell = base.to_rows(torch.from_numpy(per_latent)[None], models.entropy.groups)[0].sum(1).numpy()
     steps = np.bincount(models.entropy.order(h, w).flatten().numpy(), by_cell)
