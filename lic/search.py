@@ -91,12 +91,27 @@ def _real(entropy: base.EntropyModel) -> base.EntropyModel:
 def settle(
     transforms, entropy: base.EntropyModel, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
 ) -> Settled:
-    """The search for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32. entropy: with its float face; rounds: 1 or more."""
+    """The search for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32. entropy: with its float face; rounds: 1 or more.
+
+    Entropy models have learned from integers, so nothing says that they know what to make of latents in between. A search
+    that ends higher than it began is done again by whole steps, and if that does so, too, y_hat stays as it is.
+    """
+    settled, lost = _search(transforms, entropy, x, y_hat, level, rounds, previous, True)
+    if bool(lost.any()):
+        again, _ = _search(transforms, entropy, x, y_hat, level, rounds, previous, False)
+        settled = Settled(*(torch.where(lost.view(-1, 1, 1, 1), b, a) for a, b in zip(settled, again, strict=True)))
+    return settled
+
+
+def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bool) -> tuple[Settled, Tensor]:
+    """As settle(): by parts, or by whole steps; and which pictures it has left as they were, as it ran away (B,)."""
     y, y_dec, drift, before = y_hat, None, 0.0, None
     start = z = base.analysis_of(entropy, y, level, previous)
     for round_ in range(rounds):
         last, progress = round_ == rounds - 1, round_ / max(rounds - 1, 1)
-        temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
+        temperature, share = 0.0, 1.0
+        if by_parts:
+            temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
         if not last:
             z = base.analysis_of(entropy, y, level, previous) + drift
         elif rounds == 1:
@@ -112,8 +127,9 @@ def settle(
         cost += slope_of_y * (integers - y) + distortion(slope, decoded - y_dec)
         if last:
             y = (_chances(cost, 0.0) * integers).sum(0)
-            lost = (bits + error > before).view(-1, 1, 1, 1)  # nothing says that it must converge
-            return Settled(torch.where(lost, y_hat, y), torch.where(lost, torch.round(start), z), y_dec, slope)
+            lost = bits + error > before
+            back = lost.view(-1, 1, 1, 1)
+            return Settled(torch.where(back, y_hat, y), torch.where(back, torch.round(start), z), y_dec, slope), lost
         chances = _chances(cost, temperature)
         y = torch.lerp(y, (chances * integers).sum(0), share)
         y_dec = torch.lerp(y_dec, (chances * decoded).sum(0), share)

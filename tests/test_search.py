@@ -43,9 +43,9 @@ def test_effort_buys_a_better_trade_and_smaller_files(sample, quality):
     assert costs[1][1] < costs[0][1]
 
 
-def start(models, sample):
-    x = torch.from_numpy(np.asarray(sample.crop((0, 64, 128, 192))).copy()).permute(2, 0, 1)[None].float() / 255
-    level = torch.tensor([2000])
+def start(models, sample, box=(0, 64, 128, 192), level=2000):
+    x = torch.from_numpy(np.asarray(sample.crop(box)).copy()).permute(2, 0, 1)[None].float() / 255
+    level = torch.tensor([level])
     with torch.no_grad():
         y_hat = models.transforms.analysis(x, level).round()
     return x, y_hat, level
@@ -133,7 +133,7 @@ def settle(models, x, y_hat, level, rounds=3, previous=None):
 def test_hyper_latents_are_searched_too_and_save_bits(sample):
     """Those of the search, integers, cost less than those that the analysis gives for the same y_hat."""
     models = weights.load_models(Codec(device="cpu").path, torch.device("cpu"))
-    x, y_hat, level = start(models, sample)
+    x, y_hat, level = start(models, sample, (0, 0, 384, 256), 800)
     settled, entropy = settle(models, x, y_hat, level, 4), search._real(models.entropy)
 
     def bits(z_hat):
@@ -158,15 +158,29 @@ def test_vectors_of_motion_are_left_alone(sample):
     assert not torch.equal(settled.z_hat[:, :-2], torch.zeros_like(settled.z_hat[:, :-2]))
 
 
-def test_a_search_that_runs_away_changes_nothing(models, sample, monkeypatch):
+def test_a_search_that_runs_away_is_done_by_whole_steps(models, sample, monkeypatch):
     x, y_hat, level = start(models, sample)
-    monkeypatch.setattr(search, "HOT", 1e4)
-    monkeypatch.setattr(search, "COLD", 1e4)
+    x, y_hat, level = torch.cat((x, x.flip(3))), torch.cat((y_hat, y_hat.flip(3))), level.repeat(2)
+    well = settle(models, x, y_hat, level)
     monkeypatch.setattr(search, "FAST", -3.0)
-    settled = settle(models, x, y_hat, level)
-    assert torch.equal(settled.y_hat, y_hat)
+    found = settle(models, x, y_hat, level)
+    assert torch.equal(found.y_hat, found.y_hat.round())
+    assert not torch.equal(found.y_hat, y_hat)
+    assert float((found.y_hat != well.y_hat).float().mean()) < 0.05
+    one_search = search._search
+    monkeypatch.setattr(search, "_search", lambda *given: (one_search(*given)[0], torch.tensor([True, False])))
+    half = settle(models, x, y_hat, level)  # only the first one ran away, and is done again
+    assert torch.equal(half.y_hat[0], found.y_hat[0])
+
+
+def test_what_runs_away_all_the_same_is_left_alone(models, sample, monkeypatch):
+    x, y_hat, level = start(models, sample)
+    calls = iter(range(99))
+    monkeypatch.setattr(search, "_distortion", lambda *_: (torch.tensor([1e9 * next(calls)]), torch.zeros_like(y_hat)))
+    found = settle(models, x, y_hat, level)
+    assert torch.equal(found.y_hat, y_hat)
     with torch.no_grad():
-        assert torch.equal(settled.z_hat, base.analysis_of(search._real(models.entropy), y_hat, level, None).round())
+        assert torch.equal(found.z_hat, base.analysis_of(search._real(models.entropy), y_hat, level, None).round())
 
 
 def test_a_picture_of_one_pixel(codec):
