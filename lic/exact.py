@@ -130,10 +130,15 @@ def _log_table(device: torch.device) -> Tensor:
 
 
 def log_size(x: Tensor) -> Tensor:
-    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest); in the float face of any number, with a gradient."""
-    if not is_exact(x):
-        return torch.log2(1 + x.abs().clamp(max=LOG_ENTRIES - 1))
-    return look_up(_log_table(x.device), (x * 2.0**-FRACTION).abs().clamp(max=LOG_ENTRIES - 1).round()).to(x.dtype)
+    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest), rounded down in either face.
+
+    The float face also takes what lies between integers, and has a gradient.
+    """
+    exact = is_exact(x)
+    size = (x * 2.0**-FRACTION if exact else x).abs().clamp(max=LOG_ENTRIES - 1)
+    whole = size.detach().round()
+    value = look_up(_log_table(x.device), whole).to(x.dtype)
+    return value if exact else value * 2.0**-FRACTION + (torch.log2(1 + size) - torch.log2(1 + whole))
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

@@ -236,3 +236,12 @@ def test_unit_rows_equal_unbounded_integers():
     assert float((products / 2**20 - real)[1:, 1:].abs().max()) < 200**0.5 / 1024
     assert torch.equal(exact.unit(rows[:20].float()).double(), got[:20])
     assert torch.equal(exact.unit(rows * 0.125), got)  # only the direction counts
+
+
+def test_log_size_of_the_float_face_between_integers():
+    x = torch.tensor([0.0, 1.0, -3.0, 6.0, 0.4, -2.5], requires_grad=True)
+    size = exact.log_size(x)
+    assert torch.equal(size[:4].double(), exact.log_size(exact.to_fixed(x[:4].detach().long())) * 2.0**-exact.FRACTION)
+    assert torch.allclose(size, torch.log2(1 + x.abs()), atol=2.0**-exact.FRACTION)
+    (slope,) = torch.autograd.grad(size.sum(), x)
+    assert torch.allclose(slope, x.sign() / (1 + x.abs()) / torch.log(torch.tensor(2.0)))
