@@ -40,7 +40,7 @@ CURVATURE = 1.2 * WORTH * 12 / math.log(2)  # bits per squared step: optimal ste
 HOT, COLD = 2.0, 0.2  # temperature in bits, at first and in the end
 FAST, SLOW = 0.9, 0.3  # share of its way to what is expected that a latent goes in one round, at first and in the end
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
-Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; 1 / ln 2 bits are worth 1 in Fisher's information
+Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without the 1.4 Fisher's information, in nats the square itself
 ROUNDS = 2  # per unit of effort, and as many to begin with
 BLOCK, HALO = 64, 8  # latents in row and column that are judged at once; one reaches 8 others far, the last of them hardly
 

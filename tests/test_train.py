@@ -37,7 +37,7 @@ def held_out_losses(output: bytes) -> list[float]:
 
 def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("--batch", "2", "--crop", "64", "--last-crop", "128", "--threads", "1", "--learning-rate", "0.0003")
+    options = ("--batch", "2", "--crop", "64", "--last-crop", "128", "--threads", "1", "--learning-rate", "0.0001")
     small = ("--config", SMALL, "--entropy-config", SMALL_ENTROPY)
     first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.001", *small, *options).stdout)
     steps = torch.load("t.pt", weights_only=True)["step"]
