@@ -105,38 +105,34 @@ def settle(
 
 def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bool) -> tuple[Settled, Tensor]:
     """As settle(): by parts, or by whole steps; and which pictures it has left as they were, as it ran away (B,)."""
-    y, y_dec, drift, before = y_hat, None, 0.0, None
-    start = z = base.analysis_of(entropy, y, level, previous)
+    y, y_dec, drift = y_hat, None, 0.0
+    z_hat = torch.round(base.analysis_of(entropy, y, level, previous)) if rounds == 1 else None
     for round_ in range(rounds):
-        last, progress = round_ == rounds - 1, round_ / max(rounds - 1, 1)
+        progress = round_ / max(rounds - 1, 1)
         temperature, share = 0.0, 1.0
         if by_parts:
             temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
-        if not last:
-            z = base.analysis_of(entropy, y, level, previous) + drift
-        elif rounds == 1:
-            z = torch.round(z)
-        bits, slope_of_y, slope_of_z, parameters = _rate(entropy, y, z, level, previous)
+        bits, slope_of_y, slope_of_z, parameters, z = _rate(entropy, y, drift, z_hat, level, previous)
         y_dec = gaussian.centroid(y, *parameters) if y_dec is None else y_dec
         error, slope = _distortion(transforms, x, y_dec, level)
-        before = bits + error if before is None else before
+        if round_ == 0:
+            before, start = bits + error, torch.round(z)
 
         integers = _three(y)
-        decoded = torch.stack([gaussian.centroid(k, *parameters) for k in integers])
-        cost = torch.stack([gaussian.bits(k, *parameters) for k in integers])
-        cost += slope_of_y * (integers - y) + distortion(slope, decoded - y_dec)
-        if last:
-            y = (_chances(cost, 0.0) * integers).sum(0)
-            lost = bits + error > before
+        decoded = gaussian.centroid(integers, *parameters)
+        cost = gaussian.bits(integers, *parameters) + slope_of_y * (integers - y) + distortion(slope, decoded - y_dec)
+        if round_ == rounds - 1:
+            lost = ~(bits + error <= before)  # or not a number
             back = lost.view(-1, 1, 1, 1)
-            return Settled(torch.where(back, y_hat, y), torch.where(back, torch.round(start), z), y_dec, slope), lost
+            found = (_chances(cost, 0.0) * integers).sum(0)
+            return Settled(torch.where(back, y_hat, found), torch.where(back, start, z_hat), y_dec, slope), lost
         chances = _chances(cost, temperature)
         y = torch.lerp(y, (chances * integers).sum(0), share)
         y_dec = torch.lerp(y_dec, (chances * decoded).sum(0), share)
-
-        expected = _expected_z(entropy, z, slope_of_z, level, 0.0 if round_ == rounds - 2 else temperature)
-        drift = drift + share * (expected - z)
-        z = expected
+        if round_ == rounds - 2:  # y will be chosen for the z that is written
+            z_hat = _expected_z(entropy, z, slope_of_z, level, 0.0)
+        else:
+            drift = drift + share * (_expected_z(entropy, z, slope_of_z, level, temperature) - z)
 
 
 def _expected_z(entropy: base.EntropyModel, z: Tensor, slope: Tensor, level: Tensor, temperature: float) -> Tensor:
@@ -164,19 +160,23 @@ def _chances(cost: Tensor, temperature: float) -> Tensor:
 
 
 def _rate(
-    entropy: base.EntropyModel, y: Tensor, z: Tensor, level: Tensor, previous: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Bits of y, (B,); their derivatives by what others know of y, and by z; and the parameters behind them."""
+    entropy: base.EntropyModel, y: Tensor, drift: Tensor | float, z_hat: Tensor | None, level: Tensor, previous: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+    """Bits of y, (B,); their derivatives by what others know of y, and by z; the parameters behind them; z.
+
+    z is z_hat, or if that is None what the analysis makes of y, and drift.
+    """
     # bfloat16 cannot tell a latent of 100 from one of 100.4
     with torch.enable_grad(), torch.autocast(y.device.type, enabled=False):
-        known, z = y.clone().requires_grad_(), z.clone().requires_grad_()
+        known = y.clone().requires_grad_()
         analysed = base.analysis_of(entropy, known, level, previous)
+        z = (analysed.detach() + drift if z_hat is None else z_hat.clone()).requires_grad_()
         parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
         low = torch.floor(y)
         bits = torch.lerp(gaussian.bits(low, *parameters), gaussian.bits(low + 1, *parameters), y - low).sum((1, 2, 3))
         # of models without any context nothing depends on y, of those without side information nothing on z
         slopes = torch.autograd.grad(bits.sum() + 0 * (known.sum() + z.sum()), (known, z))
-    return bits.detach(), *slopes, [p.detach() for p in parameters]
+    return bits.detach(), *slopes, [p.detach() for p in parameters], z.detach()
 
 
 def distortion(slope: Tensor, d: Tensor) -> Tensor:

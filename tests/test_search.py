@@ -99,7 +99,7 @@ def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
     entropy = search._real(models.entropy)
     with torch.no_grad():
         z = base.analysis_of(entropy, y_hat, level, previous)
-        _, context, _, _ = search._rate(entropy, y_hat, z.round(), level, previous)
+        _, context, *_ = search._rate(entropy, y_hat, 0.0, z.round(), level, previous)
 
     def bits(y):
         with torch.no_grad():
@@ -148,14 +148,17 @@ def test_hyper_latents_are_searched_too_and_save_bits(sample):
     assert bits(settled.z_hat) < bits(analysed)
 
 
-def test_vectors_of_motion_are_left_alone(sample):
+def test_vectors_of_motion_are_left_alone(sample, monkeypatch):
+    monkeypatch.setattr(search, "Z_CURVATURE", -100.0)  # whatever may move does
     models = weights.load_models(locate.by_name("tiny-spatiotemporal", (TINY,)), torch.device("cpu"))
     x, y_hat, level = start(models, sample)
-    settled = settle(models, x, y_hat, level, 3, y_hat.roll(1, 3))
-    vectors = settled.z_hat[:, -2:]
-    assert torch.equal(vectors, vectors.round())
-    assert not torch.equal(vectors, torch.zeros_like(vectors))
-    assert not torch.equal(settled.z_hat[:, :-2], torch.zeros_like(settled.z_hat[:, :-2]))
+    previous = y_hat.roll(1, 3)
+    with torch.no_grad():
+        analysed = base.analysis_of(search._real(models.entropy), y_hat, level, previous)
+    settled = settle(models, x, y_hat, level, 2, previous)  # of two rounds the first sees y_hat, and chooses z
+    assert torch.equal(settled.z_hat[:, -2:], analysed[:, -2:])
+    assert bool(settled.z_hat[:, -2:].any())
+    assert not torch.equal(settled.z_hat[:, :-2], analysed[:, :-2].round())
 
 
 def test_a_search_that_runs_away_is_done_by_whole_steps(models, sample, monkeypatch):
@@ -173,10 +176,11 @@ def test_a_search_that_runs_away_is_done_by_whole_steps(models, sample, monkeypa
     assert torch.equal(half.y_hat[0], found.y_hat[0])
 
 
-def test_what_runs_away_all_the_same_is_left_alone(models, sample, monkeypatch):
+@pytest.mark.parametrize("errors", [[0.0, 1e9, 2e9], [0.0, 0.0, float("nan")], [float("nan")] * 3])
+def test_what_runs_away_all_the_same_is_left_alone(models, sample, monkeypatch, errors):
     x, y_hat, level = start(models, sample)
-    calls = iter(range(99))
-    monkeypatch.setattr(search, "_distortion", lambda *_: (torch.tensor([1e9 * next(calls)]), torch.zeros_like(y_hat)))
+    calls = iter(2 * errors)  # of both searches
+    monkeypatch.setattr(search, "_distortion", lambda *_: (torch.tensor([next(calls)]), torch.zeros_like(y_hat)))
     found = settle(models, x, y_hat, level)
     assert torch.equal(found.y_hat, y_hat)
     with torch.no_grad():
