@@ -50,7 +50,8 @@ class Settled(NamedTuple):
 
     y_hat: Tensor  # the integers
     z_hat: Tensor  # those of the hyper latents, (B, N, h_z, w_z)
-    y_dec: Tensor  # what the synthesis was expected to get before the last round
+    y: Tensor  # the latents before the last round, in general between integers
+    y_dec: Tensor  # what the synthesis was expected to get of them
     slope: Tensor  # derivative of the distortion by that y_dec, in bits of the whole picture
 
 
@@ -125,7 +126,7 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
             lost = ~(bits + error <= before)  # or not a number
             back = lost.view(-1, 1, 1, 1)
             found = (_chances(cost, 0.0) * integers).sum(0)
-            return Settled(torch.where(back, y_hat, found), torch.where(back, start, z_hat), y_dec, slope), lost
+            return Settled(torch.where(back, y_hat, found), torch.where(back, start, z_hat), y, y_dec, slope), lost
         chances = _chances(cost, temperature)
         y = torch.lerp(y, (chances * integers).sum(0), share)
         y_dec = torch.lerp(y_dec, (chances * decoded).sum(0), share)
@@ -173,7 +174,7 @@ def _rate(
         z = (analysed.detach() + drift if z_hat is None else z_hat.clone()).requires_grad_()
         parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
         low = torch.floor(y)
-        bits = torch.lerp(gaussian.bits(low, *parameters), gaussian.bits(low + 1, *parameters), y - low).sum((1, 2, 3))
+        bits = gaussian.expected(gaussian.bits, low, y - low, *parameters).sum((1, 2, 3))
         # of models without any context nothing depends on y, of those without side information nothing on z
         slopes = torch.autograd.grad(bits.sum() + 0 * (known.sum() + z.sum()), (known, z))
     return bits.detach(), *slopes, [p.detach() for p in parameters], z.detach()

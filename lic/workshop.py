@@ -112,6 +112,11 @@ def train():
     """Train models on a folder of images, and export them as weights files."""
 
 
+enlarge_option = click.option("--enlarge", type=click.FloatRange(1), default=1.0, show_default=True,
+                              help="Every second crop by up to this factor.")  # fmt: skip
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+
+
 def _json(context, option, value: str) -> dict:
     try:
         fields = json.loads(value)
@@ -131,19 +136,11 @@ def _training_options(command):
         click.option("--minutes", type=click.FloatRange(0), required=True,
                      help="Training time, over all resumed runs; 0 takes what --start has as it is."),
         click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops per step."),
-        click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64."),
-        click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
-                     help="Side in the last fifth of the budget, with half the batch if larger."),
-        click.option("--enlarge", type=click.FloatRange(1), default=1.0, show_default=True, help="Every second crop by up to this factor."),
         click.option("--save-every", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds."),
         click.option("--learning-rate", type=float, default=8e-4, show_default=True, help="At the start; falls to 0."),
-        click.option("--bfloat16/--float32", default=None,
-                     help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too."),
         click.option("--config", default="{}", metavar="JSON", callback=_json,
                      help="Sizes that differ from the architecture's defaults."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        device_option,
-        threads_option,
+        seed_option,
     )):  # fmt: skip
         command = option(command)
     return command
@@ -167,7 +164,15 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
 @click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
 @click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
+@click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64.")
+@click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
+              help="Side in the last fifth of the budget, with half the batch if larger.")
+@enlarge_option
+@click.option("--bfloat16/--float32", default=None,
+              help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too.")
 @_training_options
+@device_option
+@threads_option
 def train_transforms(folder, architecture, checkpoint, device, threads, **options):
     """Train transforms jointly with an entropy model on the images of FOLDER."""
     device = _prepare(device, threads, options["crop"], options["last_crop"])
@@ -176,20 +181,45 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
     stages.train_transforms(folder, checkpoint, device, name=architecture, **options)
 
 
+@train.command("latents")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--model", default=MODEL, show_default=True, help="Weights of the transforms.")
+@click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME",
+              help="Entropy model that the search goes by; spatiotemporal finds latents of pairs of frames.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder; several seeds may share one.")
+@click.option("--count", type=click.IntRange(1), default=2560, show_default=True, help="Crops; 256 pixels wide one takes 0.6 MB.")
+@click.option("--crop", type=click.IntRange(64), default=256, show_default=True, help="Side of the crops, a multiple of 64.")
+@enlarge_option
+@seed_option
+@device_option
+@threads_option
+def train_latents(folder, model, entropy, device, threads, **options):
+    """Search crops of the images of FOLDER for the latents that entropy models learn from."""
+    device = _prepare(device, threads, options["crop"])
+    from . import exact, weights
+    from .train import latents
+
+    path = locate.by_name(f"{model}-{entropy}")
+    models = weights.load_models(path, device)
+    latents.write(folder, options.pop("out"), models.transforms, exact.thaw(models.entropy), models.latents_of, **options)
+
+
 @train.command("entropy")
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", default=MODEL, show_default=True, help="Weights of the transforms whose latents to code.")
+@click.argument("latents", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_training_options
-def train_entropy(name, folder, model, checkpoint, device, threads, config, **options):
-    """Train the entropy model NAME on the frozen latents of exported transforms."""
-    device = _prepare(device, threads, options["crop"], options["last_crop"])
+@device_option
+@threads_option
+def train_entropy(name, latents, checkpoint, device, threads, batch, config, **options):
+    """Train the entropy model NAME on what `lic train latents` has put in the folder LATENTS."""
+    device = _prepare(device, threads)
     from . import weights
     from .train import stages
+    from .train.latents import Pool
 
-    path = locate.by_name(model)
-    transforms, _ = weights.load(path)
-    stages.train_entropy(folder, checkpoint, transforms.to(device), locate.fingerprint_of(path), name=name, config=config, **options)
+    pool = Pool(latents, device, batch)
+    transforms, _ = weights.load(locate.by_fingerprint(pool.fingerprint))
+    stages.train_entropy(pool, checkpoint, transforms.to(device), name=name, config=config, **options)
 
 
 @train.command("export")

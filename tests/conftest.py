@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lic import locate, weights
+from lic import exact, locate, weights
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS
+from lic.train import latents
 
 DATA = Path(__file__).parent / "data"
 TINY = DATA / "weights"
@@ -48,10 +49,21 @@ def noise_image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     picture = Image.open(DATA / "sample.png")
     for i in range(6):
         picture.crop((30 * i, 10 * i, 30 * i + 160, 10 * i + 140)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def searched(folder, tmp_path_factory) -> dict[bool, Path]:
+    """Folders of latents of the tiny transforms to train entropy models with: of pictures, and (True) of pairs of frames."""
+    folders = {}
+    for name in ("tiny-parallel", "tiny-spatiotemporal"):
+        (entropy, meta), (transforms, _) = (weights.load(locate.by_name(which, (TINY,))) for which in (name, "tiny"))
+        out = folders[entropy.looks_back] = tmp_path_factory.mktemp("latents")
+        latents.write(folder, out, transforms, exact.thaw(entropy), meta["transforms"], count=12, crop=64, enlarge=1.5, seed=3)
+    return folders

@@ -10,6 +10,7 @@ from lic import locate, weights
 from lic.entropy import base
 from lic.entropy.sections import ParallelConfig, Sections
 from lic.train import adopt, export, scales, stages
+from lic.train.latents import Pool
 
 
 def test_training_goes_on_from_several_files(folder, tmp_path):
@@ -28,13 +29,11 @@ def test_training_goes_on_from_several_files(folder, tmp_path):
 
 
 @torch.no_grad()
-def test_sections_take_over_neighbours_at_their_places(folder, tmp_path):
-    path = locate.by_name("tiny", (TINY,))
-    transforms, _ = weights.load(path)
-    options = {"batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
-    common = folder, tmp_path / "p.pt", transforms, locate.fingerprint_of(path)
+def test_sections_take_over_neighbours_at_their_places(searched, tmp_path):
+    transforms, _ = weights.load(locate.by_name("tiny", (TINY,)))
+    common = Pool(searched[False], torch.device("cpu"), batch=2), tmp_path / "p.pt", transforms
     with torch.enable_grad():
-        stages.train_entropy(*common, name="parallel", config=SMALL_CONFIGS["parallel"], minutes=0.005, **options)
+        stages.train_entropy(*common, name="parallel", config=SMALL_CONFIGS["parallel"], minutes=0.005, learning_rate=1e-3)
     exported = export.export(tmp_path / "p.pt", "tiny", tmp_path)
     config = {"latents": 24, "anchors": transforms.config.anchors} | SMALL_CONFIGS["parallel"]
     for start in ([tmp_path / "p.pt"], exported):

@@ -123,7 +123,7 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
     y = draw(model, 8, 12).float()
     model.start(3 * [y])
     with torch.no_grad():
-        rate = base.rate(model, y, LEVEL, soft=False, previous=before(model, y.long()).float())
+        rate = base.expected_rate(model, y, LEVEL, before(model, y.long()).float())
     frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
     exact.prove(frozen)
     estimator = coders.Estimator()
@@ -139,7 +139,7 @@ def test_training_rate_has_gradients_everywhere(entropy_name):
         with torch.no_grad():
             model.hyper.h_a[-1].weight.mul_(30)  # untrained, all of z would round to 0
     y = draw(model, 8, 8).float().requires_grad_()
-    rate = base.rate(model, y, LEVEL, soft=True, previous=y.detach().roll(1, 3))  # one position to the right
+    rate = base.rate(model, y, LEVEL, y.detach().roll(1, 3))  # one position to the right
     (rate.bits + rate.z_bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((y.grad != 0).any())
     for name, parameter in model.named_parameters():
@@ -184,11 +184,11 @@ def test_mixtures_through_the_whole_contract():
         model.head.level.values[:, 48:] = gaussian.inverse_sigma(torch.linspace(6, 0.3, 48))
         model.head.level.values[:, :48] = torch.linspace(-0.3, 0.3, 48)
     y_hat = draw(model, 8, 12)
-    rate = base.rate(model, y_hat.float().requires_grad_(), LEVEL, soft=True)
+    rate = base.rate(model, y_hat.float().requires_grad_(), LEVEL)
     (rate.bits + rate.y_dec.square().sum((1, 2, 3))).sum().backward()
     assert bool((model.head.level.values.grad[0] != 0).all())
     with torch.no_grad():
-        rate = base.rate(model, y_hat.float(), LEVEL, soft=False)
+        rate = base.expected_rate(model, y_hat.float(), LEVEL)
     exact.freeze(model.requires_grad_(False))
     writer, estimator = coders.Writer(), coders.Estimator()
     written = base.write(model, y_hat, LEVEL, writer)

@@ -52,6 +52,34 @@ def test_centroid_is_the_conditional_mean():
     assert 4.5 <= far < 4.55  # the end of the bin that faces the mean
 
 
+def plain_mass(y, mean, t):
+    s = gaussian.sigma(t)
+    ends = [((y + half - mean) / (s * width / 20) * 0.5**0.5, share / 8) for share, width in gaussian.SHAPE for half in (0.5, -0.5)]
+    return sum(share * torch.erf(upper) / 2 - share * torch.erf(lower) / 2 for (upper, share), (lower, _) in zip(ends[::2], ends[1::2], strict=True))
+
+
+def plain_offset(y, mean, t):
+    """By quadrature over the bin."""
+    x = y[..., None] + (torch.arange(4000, dtype=y.dtype) + 0.5) / 4000 - 0.5
+    s = gaussian.sigma(t)[..., None]
+    p = sum(share / width * torch.exp(-0.5 * ((x - mean[..., None]) / (s * width / 20)) ** 2) for share, width in gaussian.SHAPE)
+    return (p * (x - y[..., None])).sum(-1) / p.sum(-1)
+
+
+@pytest.mark.parametrize(("function", "plain"), [(gaussian._Mass.apply, plain_mass), (gaussian._Offset.apply, plain_offset)])
+def test_derivatives_written_out_are_those_of_the_formula(function, plain):
+    torch.manual_seed(0)
+    y, mean = torch.randn(2, 400, dtype=torch.float64).round(), torch.randn(2, 400, dtype=torch.float64)
+    mean = y + mean.clamp(-0.7, 0.7)  # beyond, the offset is blunted where next to nothing is
+    t = torch.rand(2, 400, dtype=torch.float64) * 4 + 1.5  # deviations from 0.1 to 3
+    inputs = [x.requires_grad_() for x in (y, mean, t)]
+    got, wanted = function(*inputs), plain(*inputs)
+    weight = torch.randn_like(got)
+    assert torch.allclose(got, wanted, atol=1e-4)
+    for a, b in zip(*(torch.autograd.grad((weight * f).sum(), inputs) for f in (got, wanted)), strict=True):
+        assert torch.allclose(a, b, atol=2e-3, rtol=2e-3)
+
+
 def test_table_index_rounds_to_the_nearest():
     mean, index = gaussian.table_index(torch.tensor([100.0, -100.0, 31.0, 32.0]).double(), torch.tensor([0.0, 191.0, 192.0, 1e6]).double())
     assert mean.tolist() == [2, -2, 0, 1]

@@ -117,7 +117,7 @@ def test_starts_as_the_local_model_it_is_given():
         grown.remember(side, y, at)
         for a, b in zip(grown.predict(side, y, at), local.predict(side, y, at), strict=False):
             assert torch.allclose(a[..., 2], b, atol=1e-4)
-        before, after = (float(base.rate(m, y, LEVEL, soft=False).bits) for m in (local, grown))
+        before, after = (float(base.expected_rate(m, y, LEVEL).bits) for m in (local, grown))
     assert after < 1.02 * before
 
 

@@ -14,11 +14,12 @@ from test_cli import lic
 
 from lic import exact, locate, search, weights
 from lic.codec import Codec
-from lic.entropy import base
+from lic.entropy import ENTROPY_MODELS, base
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
-from lic.train import data, export, linear_start, loop, loss, scales, stages
+from lic.train import data, export, latents, linear_start, loop, loss, scales, stages
+from lic.train.latents import Pool
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -56,18 +57,17 @@ import sys, torch
 from pathlib import Path
 from lic.train import loop, workers
 
-class Numbers:  # crops of each process's own
-    def crops(self, count, size, generator):
-        return torch.rand(count, 3, size, size, generator=generator)
+class Numbers:  # of each process's own
+    def draw(self, step, progress, generator):
+        return torch.rand(2, 3, 8, 8, generator=generator)
 
-def loss(model, x, generator):
+def loss(model, x):
     seen.append(float(x.mean()))
     return (model(x) - 1).square().mean(), {}
 
 torch.manual_seed(workers.Workers().rank)  # so that they do not start alike
 model, seen = torch.nn.Conv2d(3, 1, 1), []
-options = dict(config={}, batch=2, crop=8, last_crop=8, learning_rate=1e-2)
-loop.fit(model, loss, lambda model: {"loss": 0.0, "points": []}, Numbers(), Path("c.pt"), minutes=0.01, **options)
+loop.fit(model, loss, lambda model: {"loss": 0.0}, Numbers(), Path("c.pt"), config={}, minutes=0.01, learning_rate=1e-2)
 torch.save((len(seen), seen[0], model.state_dict()), f"{workers.Workers().rank}.pt")
 """
 
@@ -85,19 +85,23 @@ def test_two_processes_train_one_model(tmp_path):
     assert all(torch.equal(model[key], saved["model"][key]) for key in model)
 
 
-def test_train_entropy_on_frozen_latents(folder, tmp_path, entropy_name):
+def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     """As a library call, with the tiny transforms; every registered model can be trained and exported."""
     path = locate.by_name("tiny", (TINY,))
     transforms, _ = weights.load(path)
+    pools = {pairs: Pool(folder, torch.device("cpu"), batch=2) for pairs, folder in searched.items()}
+    looks_back = ENTROPY_MODELS[entropy_name][0].looks_back
     checkpoint = tmp_path / "e.pt"
     config = SMALL_CONFIGS.get(entropy_name, json.loads(SMALL_ENTROPY))
-    options = {"minutes": 0.02, "batch": 2, "crop": 64, "last_crop": 64, "learning_rate": 1e-3}
-    stages.train_entropy(folder, checkpoint, transforms, locate.fingerprint_of(path), name=entropy_name, config=config, **options)
+    options = {"minutes": 0.02, "learning_rate": 1e-3}
+    stages.train_entropy(pools[looks_back], checkpoint, transforms, name=entropy_name, config=config, **options)
+    with pytest.raises(LicError):
+        stages.train_entropy(pools[not looks_back], checkpoint, transforms, name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")
     assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]
     other = tmp_path / "other.pt"
     common = {"name": entropy_name, "config": config, "start": [checkpoint]}
-    stages.train_entropy(folder, other, transforms, locate.fingerprint_of(path), **common, **options | {"learning_rate": 0.0})
+    stages.train_entropy(pools[looks_back], other, transforms, **common, **options | {"learning_rate": 0.0})
     adopted, original = (torch.load(p, weights_only=True)["average"] for p in (other, checkpoint))
     assert all(torch.equal(adopted[key], original[key]) for key in original)
     model, meta = weights.load(written[0])
@@ -139,16 +143,14 @@ def test_a_bad_batch_changes_nothing(tmp_path):
     model, good = torch.nn.Conv2d(3, 1, 1), []
 
     class Numbers:
-        def crops(self, count, size, generator):
-            return torch.rand(count, 3, size, size, generator=generator)
+        def draw(self, step, progress, generator):
+            return torch.rand(2, 3, 8, 8, generator=generator)
 
-    def loss(model, x, generator):
+    def loss(model, x):
         good.append({key: value.clone() for key, value in model.state_dict().items()})
         return model(x).square().mean() * (1.0 if len(good) < 3 else float("nan")), {}
 
-    judged = {"loss": 0.0, "points": []}
-    options = {"config": {}, "batch": 2, "crop": 8, "last_crop": 8, "learning_rate": 1e-2}
-    loop.fit(model, loss, lambda model: judged, Numbers(), tmp_path / "c.pt", minutes=0.003, **options)
+    loop.fit(model, loss, lambda model: {"loss": 0.0}, Numbers(), tmp_path / "c.pt", config={}, minutes=0.003, learning_rate=1e-2)
     assert len(good) > 4
     assert not torch.equal(good[1]["weight"], good[2]["weight"])
     assert all(torch.equal(good[2][key], value) for key, value in model.state_dict().items())
@@ -190,31 +192,55 @@ def true_cost(transforms, coded, x, level):
 
 def test_integers_of_training_are_worth_more_than_rounded_ones(frozen_stage):
     transforms, entropy, x, level = frozen_stage
-    rounded = transforms.analysis(x, level).round()
-    y_hat = search.settle(transforms, entropy, x, rounded, level, loss.ROUNDS).y_hat
-    assert torch.equal(y_hat, y_hat.round())
+    record = latents._search(transforms, entropy, x, level, 3)
+    y_hat = record.y_hat.float()
+    rounded = y_hat + record.rounded
+    assert torch.equal(rounded, transforms.analysis(x, level).round())
     assert 0.001 < float((y_hat != rounded).float().mean()) < 0.5
-    assert 1 <= float((y_hat - rounded).abs().max()) <= loss.ROUNDS
+    assert 1 <= float((y_hat - rounded).abs().max()) <= 3
+    assert bool((record.between != record.between.round()).any())
     with torch.no_grad():
-        better, plain = (true_cost(transforms, base.rate(entropy, y, level, soft=False), x, level) for y in (y_hat, rounded))
+        better, plain = (true_cost(transforms, base.expected_rate(entropy, y, level), x, level) for y in (y_hat, rounded))
     assert bool((better < plain).all())
 
 
-def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage, monkeypatch):
+def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage):
     """The second stage follows the true distortion, whatever the analysis put within the bins."""
     transforms, entropy, x, level = frozen_stage
-    settle = search.settle
-    monkeypatch.setattr(search, "settle", lambda t, e, x, y, level, rounds, last: settle(t, e, x, y, level, 1, last)._replace(y_hat=y))
+    y = transforms.analysis(x, level).round()
+    _, _, _, y_dec, slope = search.settle(transforms, entropy, x, y, level, 1)
     parameters = list(entropy.parameters())
 
     def gradient(value):
         return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, allow_unused=True) if g is not None])
 
-    judged, _ = loss.latent_rate_distortion(transforms, entropy, x, level)
-    coded = base.rate(entropy, transforms.analysis(x, level), level, soft=False)
+    judged, _ = loss.latent_rate_distortion(transforms.config, entropy, loss.Latents(level, y, y_dec, slope, None))
     weight = (lambda_of(transforms.config, level) / 0.01) ** -0.45 / (x.shape[2] * x.shape[3])
-    wanted = gradient((weight * true_cost(transforms, coded, x, level)).mean())
-    assert torch.allclose(gradient(judged), wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    wanted = gradient((weight * true_cost(transforms, base.expected_rate(entropy, y, level), x, level)).mean())
+    assert torch.allclose(gradient(judged.mean()), wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_latents_in_files_are_those_of_the_search(searched, folder):
+    pool = Pool(searched[False], torch.device("cpu"), batch=4)
+    assert sorted(path.name for path in searched[False].iterdir()) == ["3-0000.pt", latents.HELD_OUT]
+    assert len(pool.crops) == 16  # two batches of the search
+    transforms, _ = weights.load(locate.by_fingerprint(pool.fingerprint, (TINY,)))
+    _, held_out = data.load(folder, torch.device("cpu"))
+    x = held_out.centres(64)
+    states = {state: list(pool.held_out(state)) for state in latents.STATES}
+    level, rounded = (torch.cat([getattr(part, field) for part in states["rounded"]]) for field in ("level", "y"))
+    assert level.tolist() == sorted(len(x) * loss.VALIDATION_LEVELS)
+    assert torch.equal(rounded[-len(x) :], transforms.analysis(x, level[-len(x) :]).round())
+    found, between = (torch.cat([part.y for part in states[state]]) for state in ("found", "between"))
+    assert torch.equal(found, found.round())
+    assert 0.001 < float((found != rounded).float().mean()) < 0.5
+    assert float((found - between).abs().mean()) < float((rounded - between).abs().mean())
+
+    generator = torch.Generator().manual_seed(0)
+    drawn = [pool.draw(step, 0.0, generator) for step in range(50)]
+    assert all((part.level * 4 // 4097).tolist() == [0, 1, 2, 3] for part in drawn)
+    kinds = torch.cat([(part.y == part.y.round()).flatten(1).all(1) for part in drawn]).float().mean()
+    assert 0.6 < float(kinds) < 0.95  # most are found or rounded, some between
 
 
 @pytest.mark.parametrize("width", [192, 224])
@@ -231,13 +257,13 @@ def test_linear_start_is_a_working_codec(folder, width):
         y = transforms.analysis(x, level)
         exact = transforms.synthesis(y, level)
     assert float((exact - x).square().mean()) < 0.002  # 256 of 768 components
-    low, high = (loss.validate(transforms, entropy, x)["points"][i] for i in (0, -1))
+    low, high = (loss.validate(transforms, entropy, x)["bpp/dB"][i] for i in (0, -1))
     assert low[0] < high[0]
     assert low[1] < high[1]
 
 
 def test_levels_cover_the_range_and_lambda_is_geometric():
-    levels = loss.draw_levels(8, torch.Generator().manual_seed(0))
+    levels = data.draw_levels(8, torch.Generator().manual_seed(0))
     assert sorted((levels * 8 // 4097).tolist()) == list(range(8))
     config = TransformsConfig()
     lam = lambda_of(config, torch.tensor([0.0, 2048.0, 4096.0]))
@@ -249,7 +275,8 @@ def test_bad_training_input(folder, tmp_path):
     assert b"found 0 images" in lic("train", "transforms", tmp_path / "empty", "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
     bad_config = ("--config", '{"colour": 1}')
     assert b"colour" in lic("train", "transforms", folder, "--out", tmp_path / "c.pt", "--minutes", "1", *bad_config, code=1).stderr
-    assert b"unknown model" in lic("train", "entropy", "nonsense", folder, "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    assert b"not a folder of" in lic("train", "entropy", "local", folder, "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    assert b"unknown model" in lic("train", "transforms", folder, "--entropy", "x", "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
     loop.save(tmp_path / "x.pt", {"average": {}, "config": {}})
     with pytest.raises(BadWeights):
         export.export(tmp_path / "x.pt", "x", tmp_path)

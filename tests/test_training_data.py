@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from test_cli import lic
 
-from lic.train import data, graphics, loop, pairs
+from lic.train import data, graphics, pairs
 
 
 def test_crops_are_pieces_of_the_pictures(folder):
@@ -26,13 +26,13 @@ def test_crops_are_pieces_of_the_pictures(folder):
 def test_every_second_crop_is_enlarged():
     x = torch.rand(5, 3, 64, 64)
     x[:, :, :, :] = x.cumsum(2) / 64  # smooth
-    y = loop.enlarged(x.clone(), 2.0)
+    y = data.enlarged(x.clone(), 1 + 1 / (data.GOLDEN % 1), 1)  # by 2
     assert torch.equal(y[1::2], x[1::2])
     back = torch.nn.functional.avg_pool2d(y[::2], 2)
     assert float((back - x[::2, :, :32, :32]).abs().mean()) < 0.1 * float(x.std())
     assert y.shape == x.shape
     assert 0 <= float(y.min()) <= float(y.max()) <= 1
-    assert torch.equal(loop.enlarged(x.clone(), 1.0), x)
+    assert torch.equal(data.enlarged(x.clone(), 1.0, 1), x)
 
 
 def test_graphics_are_flat_and_depend_on_their_seed_only(tmp_path):

@@ -125,22 +125,30 @@ def _nearly_integer_bits(y: Tensor, parameters: list[Tensor]) -> Tensor:
     """
     low = torch.floor(y.detach())
     share = ((y - low - 0.5) / SOFT + 0.5).clamp(0, 1)  # of low + 1
-    return torch.lerp(gaussian.bits(low, *parameters), gaussian.bits(low + 1, *parameters), share)
+    return gaussian.expected(gaussian.bits, low, share, *parameters)
 
 
-def rate(model: EntropyModel, y: Tensor, level: Tensor, soft: bool, previous: Tensor | None = None) -> Rate:
-    """Differentiable bits of y: (B, M, h, w) real, unrounded. previous: y_hat of the frame before, if there is one.
+def rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None = None) -> Rate:
+    """Differentiable bits of y, (B, M, h, w) real, unrounded: with a gradient for the analysis, too.
 
-    soft=True has a gradient for the analysis, too; soft=False measures the integers themselves, for training an entropy
-    model on frozen latents.
+    previous: y_hat of the frame before, if there is one.
     """
     y_hat = round_through(y)
     z, parameters = predict_real(model, y_hat, level, previous)
-    z_bits = model.hyper.bits(z, level)
-    y_bits = _nearly_integer_bits(y.float(), parameters) if soft else gaussian.bits(torch.round(y.float()), *parameters)
     fixed = y_hat.detach()  # the centroid of a latent that is nearly certain hardly moves with it, but the encoder must not give it up
     y_dec = gaussian.centroid(fixed, *parameters) + (y_hat - fixed)
-    return Rate(y_bits.sum((1, 2, 3)), z_bits, y_dec)
+    return Rate(_nearly_integer_bits(y, parameters).sum((1, 2, 3)), model.hyper.bits(z, level), y_dec)
+
+
+def expected_rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None = None) -> Rate:
+    """Bits of integers y (B, M, h, w), likewise; with a gradient for the model only.
+
+    y may be between integers, as in the search: then it is either of them, the more likely the nearer it is.
+    """
+    z, parameters = predict_real(model, y, level, previous)
+    low = torch.floor(y)
+    bits, y_dec = (gaussian.expected(of, low, y - low, *parameters) for of in (gaussian.bits, gaussian.centroid))
+    return Rate(bits.sum((1, 2, 3)), model.hyper.bits(z, level), y_dec)
 
 
 def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:

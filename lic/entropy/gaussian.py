@@ -8,6 +8,7 @@ tables.py and the coder; their *table* is (mean, index) or (mean, index, weight)
 """
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ PER_UNIT = 8  # table indexes per unit of t
 MEAN_BITS = 4  # means are coded on a grid of 2^-MEAN_BITS
 SHAPE = ((7, 18), (1, 31))  # of every distribution: two Gaussians, (eighths of the probability, twentieths of sigma).
 # Scales are never known for certain: latents have heavier tails than one Gaussian
+FAR = 12.0  # deviations; nothing is told apart beyond, and where exp and erfc have no normal numbers they are twenty times slower
 
 T_HIGH = (SCALES - 1) / PER_UNIT
 
@@ -37,9 +39,12 @@ class Bounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        low, high = ctx.bounds
-        stuck = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
-        return grad.masked_fill(stuck, 0), None, None
+        return _leading_back(grad, x, *ctx.bounds), None, None
+
+
+def _leading_back(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    stuck = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+    return grad.masked_fill(stuck, 0)
 
 
 def sigma(t: Tensor) -> Tensor:
@@ -56,32 +61,80 @@ def _phi(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x * -(0.5**0.5))
 
 
-def _parts(t: Tensor) -> list[tuple[float, Tensor]]:
-    """Share and standard deviation of the Gaussians that make one distribution."""
-    s = sigma(t)
-    return [(share / 8, s * (width / 20)) for share, width in SHAPE]
+def _density(x: Tensor) -> Tensor:
+    return (2 * math.pi) ** -0.5 * torch.exp(-0.5 * x * x)
 
 
-def _mass(y: Tensor, mean: Tensor, t: Tensor) -> Tensor:
-    """Probability of the unit bin around y."""
-    d = (y - mean).abs()  # the lower tail is the accurate one
-    return sum(share * (_phi((0.5 - d) / s) - _phi((-0.5 - d) / s)) for share, s in _parts(t))
+def _parts(d: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
+    """Of the Gaussians that make one distribution: their share, their deviation, and where the unit bin around d begins and ends in these."""
+    s = SIGMA_LOW * torch.exp(t.clamp(0.0, T_HIGH) * (PER_UNIT * STEP))
+    for share, width in SHAPE:
+        of_one = s * (width / 20)
+        yield share / 8, of_one, *((end / of_one).clamp_(-FAR, FAR) for end in (d - 0.5, d + 0.5))
+
+
+class _Mass(torch.autograd.Function):
+    """Probability of the unit bin around y; with derivatives written out, as to walk over thirty tensors takes twice the time."""
+
+    @staticmethod
+    def forward(ctx, y, mean, t):
+        d = (y - mean).abs_().neg_()  # the lower tail is the accurate one
+        mass, by_d, by_log_sigma = (torch.zeros_like(d) for _ in range(3))
+        for share, s, a, b in _parts(d, t):
+            mass.add_(_phi(b).sub_(_phi(a)), alpha=share)
+            if any(ctx.needs_input_grad):
+                at_a, at_b = _density(a), _density(b)
+                by_d.add_((at_b - at_a).div_(s), alpha=share)
+                by_log_sigma.add_((at_a * a).sub_(at_b * b), alpha=share)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(by_d.mul_(torch.sign(y - mean)), by_log_sigma, t)
+        return mass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _gradients(grad, *ctx.saved_tensors)
+
+
+class _Offset(torch.autograd.Function):
+    """E[y - y_hat | round(y) = y_hat], likewise."""
+
+    @staticmethod
+    def forward(ctx, y_hat, mean, t):
+        d = (mean - y_hat).clamp_(-1.0, 1.0)
+        mass, moment, mass_by_d, moment_by_d, moment_by_log_sigma = (torch.zeros_like(d) for _ in range(5))
+        mass += 1e-6
+        for share, s, a, b in _parts(-d, t):
+            mass.add_(_phi(b).sub_(_phi(a)), alpha=share)
+            at_a, at_b = _density(a), _density(b)
+            moment.add_((at_a - at_b).mul_(s), alpha=share)
+            if any(ctx.needs_input_grad):
+                mass_by_d.add_((at_a - at_b).div_(s), alpha=share)
+                moment_by_d.add_((at_a * a).sub_(at_b * b), alpha=share)  # and that is also the mass's by log sigma
+                moment_by_log_sigma.add_((at_a * (1 + a * a)).sub_(at_b * (1 + b * b)).mul_(s), alpha=share)
+        offset = moment.div_(mass)
+        if any(ctx.needs_input_grad):
+            inside = (offset + d).abs() < 0.5
+            by_d = mass_by_d.mul_(offset).sub_(moment_by_d).div_(mass).neg_().add_(1)
+            by_log_sigma = moment_by_log_sigma.sub_(moment_by_d.mul_(offset)).div_(mass)
+            ctx.save_for_backward(by_d.mul_(inside & (d.abs() < 1)), by_log_sigma.mul_(inside), t)
+        return offset.add_(d).clamp_(-0.5, 0.5)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _gradients(grad, *ctx.saved_tensors)
+
+
+def _gradients(grad: Tensor, by_mean: Tensor, by_log_sigma: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of y, mean and t: all that counts is mean - y, and sigma."""
+    of_mean = grad * by_mean
+    return -of_mean, of_mean, _leading_back(grad * by_log_sigma * (PER_UNIT * STEP), t, 0.0, T_HIGH)
 
 
 def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
     """-log2 P(y) element by element, for y real (integer + noise) or integer; float32, of y's shape."""
-    p = _mass(y, mean, t) if logit is None else (softmax2(logit) * _mass(y[..., None], mean, t)).sum(-1)
+    mass = _Mass.apply(*torch.broadcast_tensors(y if logit is None else y[..., None], mean, t))
+    p = mass if logit is None else (softmax2(logit) * mass).sum(-1)
     return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
-
-
-def _offset(y_hat: Tensor, mean: Tensor, t: Tensor) -> Tensor:
-    d = (mean - y_hat).clamp(-1.0, 1.0)
-    mass, moment = 1e-6, 0.0
-    for share, s in _parts(t):
-        a, b = (-0.5 - d) / s, (0.5 - d) / s
-        mass = mass + share * (_phi(b) - _phi(a))
-        moment = moment + share * s * (torch.exp(-0.5 * a * a) - torch.exp(-0.5 * b * b))
-    return (d + (2 * math.pi) ** -0.5 * moment / mass).clamp(-0.5, 0.5)
 
 
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
@@ -91,11 +144,20 @@ def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None
     small scale moves to the side of its mean, which recovers what rounding to y_hat - mean would save.
     Of a mixture, the mean of the components' offsets, each by the probability that the latent came from it.
     """
-    if logit is None:
-        return y_hat + _offset(y_hat, mean, t)
-    each = y_hat[..., None]
-    came_from = softmax2(logit) * _mass(each, mean, t).clamp_min(1e-9)
-    return y_hat + (came_from * _offset(each, mean, t)).sum(-1) / came_from.sum(-1)
+    each = torch.broadcast_tensors(y_hat if logit is None else y_hat[..., None], mean, t)
+    offset = _Offset.apply(*each)
+    if logit is not None:
+        came_from = softmax2(logit) * _Mass.apply(*each).clamp_min(1e-9)
+        offset = (came_from * offset).sum(-1) / came_from.sum(-1)
+    return y_hat + offset
+
+
+def expected(of: Callable[..., Tensor], low: Tensor, share: Tensor, *parameters: Tensor) -> Tensor:
+    """`of` (bits or centroid) an integer that is low + 1 with chance `share`, else low."""
+    value = of(low + (share >= 1), *parameters)
+    partly = (share > 0) & (share < 1)  # in training few: that spares it half of the work
+    other = of(low[partly] + 1, *(p[partly] for p in parameters))
+    return value.masked_scatter(partly, torch.lerp(value[partly], other, share[partly]))
 
 
 def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, ...]:

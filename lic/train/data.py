@@ -2,17 +2,22 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..container import LEVELS
 from ..errors import LicError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+LAST_PART = 0.8  # from this share of the budget on, crops have the side `last_crop`
+GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly over 0 .. 1, after any number of steps
 HELD_OUT = 24  # images kept for validation, evenly spaced in the sorted list
 
 
@@ -60,6 +65,46 @@ class Pictures:
         cols = torch.minimum((self.width[:, None] - size).clamp(min=0) // 2 + steps, self.width[:, None] - 1)
         index = self.start[:, None, None] + rows[:, :, None] * self.width[:, None, None] + cols[:, None, :]
         return self.pixels[index].permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass
+class Crops:
+    """Batches of crops and their levels, to train transforms with.
+
+    Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
+    enlarge: every second crop is a piece of it enlarged by up to so much.
+    """
+
+    pictures: Pictures
+    batch: int
+    crop: int
+    last_crop: int
+    enlarge: float = 1.0
+
+    def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x (B, 3, H, H) in [0, 1] and level (B,) int64."""
+        late = progress >= LAST_PART and self.last_crop > self.crop
+        x = self.pictures.crops(max(self.batch // 2, 1) if late else self.batch, self.last_crop if late else self.crop, generator)
+        x = enlarged(x, self.enlarge, step).to(memory_format=torch.channels_last)
+        return x, draw_levels(len(x), generator).to(x.device)
+
+
+def draw_levels(count: int, generator: torch.Generator) -> Tensor:
+    """One random level per sample, stratified so that every batch covers all qualities: (count,) int64."""
+    where = {"generator": generator, "device": generator.device}
+    spread = (torch.randperm(count, **where) + torch.rand(count, **where)) / count
+    return (spread * LEVELS).round().long()
+
+
+def enlarged(x: Tensor, most: float, step: int) -> Tensor:
+    """Crops (B, C, H, H) in [0, 1], every second one replaced by its first corner, enlarged by another factor up to `most` at every step.
+
+    Photographs to train on are often small and full of detail; those that people take are not.
+    """
+    side = round(x.shape[2] / (1 + (most - 1) * (step * GOLDEN % 1)))
+    if side < x.shape[2]:
+        x[::2] = F.interpolate(x[::2, :, :side, :side], size=x.shape[2:], mode="bicubic").clamp(0, 1)
+    return x
 
 
 def load(folder: Path, device: torch.device) -> tuple[Pictures, Pictures]:

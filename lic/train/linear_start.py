@@ -13,6 +13,9 @@ from ..container import LEVELS
 from ..entropy import gaussian
 from ..entropy.base import EntropyModel
 from ..transforms import PatchTransforms, lambda_of
+from .latents import Pool
+
+START_CROPS = 32  # at every level, for an entropy model
 
 
 def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -64,25 +67,26 @@ def initialise(transforms: PatchTransforms, entropy: EntropyModel, x: Tensor) ->
     step = torch.sqrt(18 / (lambda_of(config, levels) * math.log(2))) / 255
     transforms.latent_gain.values.copy_(-torch.log(step)[:, None].expand(-1, config.latents))
     transforms.latent_ungain.values.copy_(torch.log(step)[:, None].expand(-1, config.latents))
-    start_entropy(transforms, entropy, x)
-
-
-@torch.no_grad()
-def start_entropy(transforms: PatchTransforms, entropy, x: Tensor) -> None:
-    """Let an entropy model start from the latents of the crops x (B, 3, H, W) at every anchor."""
-    levels = torch.linspace(0, LEVELS, entropy.config.anchors, device=x.device).round().long()
+    levels = levels.round().long()
     entropy.start([torch.cat([transforms.analysis(part, level.expand(len(part))) for part in x.split(16)]) for level in levels])
 
 
 @torch.no_grad()
-def initialise_motion(transforms: PatchTransforms, entropy, x: Tensor) -> None:
-    """Start a temporal model's maps from latents to its linear picture and back: least squares against the pixels of x."""
-    pixels = _as_rows(F.pixel_unshuffle(x - 0.5, 16)).double()
-    latents = []
-    for level in torch.linspace(0, LEVELS, 5, device=x.device):
-        y = _as_rows(transforms.analysis(x, level.round().long().expand(len(x)))).double()
-        latents.append(y / y.square().mean().sqrt())
-    y, p = torch.cat(latents), (pixels / pixels.square().mean().sqrt()).repeat(len(latents), 1)
+def start_entropy(entropy: EntropyModel, pool: Pool) -> None:
+    """Let an entropy model start from latents of frozen transforms, at every anchor."""
+    levels = torch.linspace(0, LEVELS, entropy.config.anchors)
+    entropy.start([latents.y for latents in pool.at_levels(levels, START_CROPS)])
+
+
+@torch.no_grad()
+def initialise_motion(transforms: PatchTransforms, entropy: EntropyModel, pool: Pool) -> None:
+    """Start a temporal model's maps from latents to its linear picture and back: least squares against the pixels they decode to."""
+    rows = []
+    for latents in pool.at_levels(torch.linspace(0, LEVELS, 5), START_CROPS):
+        pixels = transforms.synthesis(latents.y, latents.level)
+        both = _as_rows(latents.y).double(), _as_rows(F.pixel_unshuffle(pixels - 0.5, 16)).double()
+        rows.append([part / part.square().mean().sqrt() for part in both])
+    y, p = map(torch.cat, zip(*rows, strict=True))
 
     def fit(a, b):  # the smallest W with b = W a, nearly
         ridge = 1e-4 * a.square().sum(0).mean() * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)

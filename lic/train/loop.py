@@ -5,17 +5,22 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .workers import Workers
 
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
-LAST_PART = 0.8  # from this share of the budget on, crops have the side `last_crop`
-GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly over 0 .. 1, after any number of steps
+
+
+class Batches(Protocol):
+    """Where batches come from."""
+
+    def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple:
+        """Of that step, after that share of the budget."""
 
 
 def save(path: Path, state: dict) -> None:
@@ -28,18 +33,14 @@ def save(path: Path, state: dict) -> None:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[nn.Module, Tensor, torch.Generator], tuple[Tensor, dict]],
+    loss: Callable[[nn.Module, tuple], tuple[Tensor, dict]],
     validate: Callable[[nn.Module], dict],
-    pictures,
+    batches: Batches,
     checkpoint: Path,
     *,
     config: dict,
     minutes: float,
-    batch: int,
-    crop: int,
-    last_crop: int,
     learning_rate: float,
-    enlarge: float = 1.0,
     bfloat16: bool | None = None,
     save_every: float = 120.0,
     seed: int = 0,
@@ -48,10 +49,9 @@ def fit(
 
     Resumes from `checkpoint` if it exists. The learning rate falls linearly to zero at `minutes` of
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
-    Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
-    enlarge: every second crop is a piece of it enlarged by up to so much.
+    loss: of what a batch is, to be minimised, and metrics to report. validate: what a model is judged by, "loss" first.
     bfloat16: run the convolutions of the transforms in it; None means on a GPU.
-    `batch` is what every process takes, if there are several (workers.py).
+    If there are several processes, every one draws batches of its own (workers.py).
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
     """
     workers, device = Workers(), next(model.parameters()).device
@@ -82,12 +82,9 @@ def fit(
         progress = seconds / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1 - progress, (step + 1) / 200)
-        late = progress >= LAST_PART and last_crop > crop
-        x = pictures.crops(max(batch // 2, 1) if late else batch, last_crop if late else crop, generator)
-        x = enlarged(x, 1 + (enlarge - 1) * (step * GOLDEN % 1)) if enlarge > 1 else x
-        x = x.to(memory_format=torch.channels_last)
+        batch = batches.draw(step, progress, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            value, metrics = loss(model, x, generator)
+            value, metrics = loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -114,18 +111,11 @@ def fit(
     return average
 
 
-def enlarged(x: Tensor, factor: float) -> Tensor:
-    """Crops (B, C, H, H) in [0, 1], every second one replaced by its first corner, `factor` times as large.
-
-    Photographs to train on are often small and full of detail; those that people take are not.
-    """
-    side = round(x.shape[2] / factor)
-    x[::2] = F.interpolate(x[::2, :, :side, :side], size=x.shape[2:], mode="bicubic").clamp(0, 1)
-    return x
-
-
 def describe(step: int, seconds: float, running: dict, judged: dict) -> str:
-    """One line of progress: time, steps, running metrics, held-out loss and (bpp, dB) points."""
-    points = " ".join(f"{bpp:.3f}/{dB:.2f}" for bpp, dB in judged["points"])
+    """One line of progress: time, steps, running metrics, and what validate() says of held-out pictures."""
     metrics = " ".join(f"{k} {v:.3f}" for k, v in running.items())
-    return f"{seconds / 60:6.1f} min, step {step}: {metrics} | held out: loss {judged['loss']:.4f}, bpp/dB {points}"
+    return f"{seconds / 60:6.1f} min, step {step}: {metrics} | held out: " + ", ".join(f"{k} {_in_words(v)}" for k, v in judged.items())
+
+
+def _in_words(value: float | list[tuple[float, ...]]) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else " ".join("/".join(f"{v:.3f}" for v in point) for point in value)

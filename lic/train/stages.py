@@ -11,11 +11,11 @@ from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import adopt, data, linear_start, loss, scales
+from .latents import BETWEEN, FOUND, ROUNDED, Pool
 from .loop import fit
-from .pairs import Pairs
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
-START_CROPS = 128  # of the same size, what an entropy model and the scales of blocks start from
+START_CROPS = 128  # of the same size, what the scales of blocks start from
 VALIDATION_SIZE = 256
 
 
@@ -39,9 +39,13 @@ def train_transforms(
     entropy: str = "hyperprior",
     entropy_config: dict,
     start: Sequence[Path] = (),
+    batch: int,
+    crop: int,
+    last_crop: int,
+    enlarge: float = 1.0,
     **options,
 ) -> None:
-    """Train the transforms `name` and the model `entropy` on the images of `folder`; see loop.fit for the options.
+    """Train the transforms `name` and the model `entropy` on the images of `folder`; see data.Crops and loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their models have in common with these starts from there (adopt.py).
     """
@@ -58,52 +62,42 @@ def train_transforms(
         scales.measure(transforms, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
     validation = held_out.centres(VALIDATION_SIZE)
 
-    def batch_loss(model, x, generator):
-        levels = loss.draw_levels(len(x), generator).to(device)
-        return loss.rate_distortion(model["transforms"], model["entropy"], x, levels)
-
     fit(
-        both, batch_loss, lambda m: loss.validate(m["transforms"], m["entropy"], validation), pictures, checkpoint,
+        both,
+        lambda m, batch: loss.rate_distortion(m["transforms"], m["entropy"], *batch),
+        lambda m: loss.validate(m["transforms"], m["entropy"], validation),
+        data.Crops(pictures, batch, crop, last_crop, enlarge), checkpoint,
         config={"transforms": [name, dataclasses.asdict(transforms.config)],
                 "entropy": [entropy, dataclasses.asdict(model.config)]}, **options,
     )  # fmt: skip
 
 
 def train_entropy(
-    folder: Path,
-    checkpoint: Path,
-    transforms: nn.Module,
-    fingerprint: str,
-    *,
-    name: str,
-    config: dict,
-    start: Sequence[Path] = (),
-    **options,
+    pool: Pool, checkpoint: Path, transforms: nn.Module, *, name: str, config: dict, start: Sequence[Path] = (), **options
 ) -> None:
-    """Train the entropy model `name` on the latents of frozen `transforms` (of that fingerprint).
+    """Train the entropy model `name` on the latents of `pool`, those of frozen `transforms`; see loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
     there (adopt.py).
     """
-    device = next(transforms.parameters()).device
     M = transforms.config.latents
-    entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(device)
-    pictures, held_out = data.load(folder, device)
-    transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
+    if entropy.looks_back != (pool.crops[0].previous.numel() > 0):
+        raise LicError(f"{name} wants latents of {'pairs of frames' if entropy.looks_back else 'single pictures'}")
     if not checkpoint.exists():
-        linear_start.start_entropy(transforms, entropy, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
+        linear_start.start_entropy(entropy, pool)
         there = adopt.parameters(start, entropy)
         adopt.adopt(nn.ModuleDict({"entropy": entropy}), there)
         if hasattr(entropy, "picture") and "entropy.picture.weight" not in there:  # motion, of which a model of pictures knows nothing
-            linear_start.initialise_motion(transforms, entropy, pictures.crops(128, FIT_SIZE, torch.Generator().manual_seed(1)))
-    if entropy.looks_back:
-        pictures, held_out = Pairs(pictures), Pairs(held_out)
-    validation = held_out.centres(VALIDATION_SIZE)
+            linear_start.initialise_motion(transforms, entropy, pool)
 
-    def batch_loss(model, x, generator):
-        return loss.latent_rate_distortion(transforms, model, x, loss.draw_levels(len(x), generator).to(device))
+    def batch_loss(model, latents):
+        losses, parts = loss.latent_rate_distortion(transforms.config, model, latents)
+        return losses.mean(), {key: value.mean() for key, value in parts.items()}
 
     fit(
-        entropy, batch_loss, lambda m: loss.validate(transforms, m, validation), pictures, checkpoint,
-        config={"latents_of": fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, **options,
+        entropy, batch_loss,
+        lambda m: loss.validate_latents(transforms.config, m, {"loss": pool.held_out(FOUND)} | {s: pool.held_out(s) for s in (ROUNDED, BETWEEN)}),
+        pool, checkpoint,
+        config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False, **options,
     )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Latents of pictures as the encoder's search leaves them, in files: what entropy models learn from, all from the same.
+
+To find them takes longer than to learn from them, so it is done once (`lic train latents`). Several processes may write
+to one folder, each with a seed of its own.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import search
+from ..entropy.base import EntropyModel
+from ..errors import LicError
+from . import data, loss
+from .loop import save
+from .pairs import Pairs
+
+HELD_OUT = "held-out.pt"
+ROUNDS = (2, 3, 4)  # of the search, in turn: entropy models shall know what it makes of latents sooner and later
+AT_ONCE, SHARD = 8, 64  # crops that are searched together, and that make a file
+FOUND, ROUNDED, BETWEEN = STATES = ("found", "rounded", "between")
+SHARES = torch.tensor([0.6, 0.2, 0.2])  # of what is trained with: files hold what was found, and the search goes there by the others
+
+
+class Record(NamedTuple):
+    """What is kept of crops, (n, M, h, w) each but for `level`; all but the integers themselves as differences from y_hat."""
+
+    level: Tensor  # (n,) int16
+    y_hat: Tensor  # int16: what the search found
+    rounded: Tensor  # int8: where it began
+    between: Tensor  # float16: where it stood before its last round, in general between integers
+    y_dec: Tensor  # float16: what the synthesis was expected to get then
+    slope: Tensor  # float16, no difference: derivative of the distortion by that, in bits of the crop
+    previous: Tensor  # int16, no difference: y_hat of the frame before; of single pictures (n, 0, h, w)
+
+
+@torch.no_grad()
+def _search(transforms: nn.Module, entropy: EntropyModel, x: Tensor, level: Tensor, rounds: int) -> Record:
+    """Of crops x (B, 3, H, W) in [0, 1], or of the second ones of pairs of frames (B, 6, H, W)."""
+    *before, x = x.to(memory_format=torch.channels_last).split(3, 1)
+    rounded = torch.round(transforms.analysis(x, level).float())
+    previous = torch.round(transforms.analysis(before[0], level).float()) if before else None
+    found = search.settle(transforms, entropy, x, rounded, level, rounds, previous)
+    y_hat = found.y_hat
+    return Record(
+        level.short(), y_hat.short(), (rounded - y_hat).to(torch.int8), (found.y - y_hat).half(), (found.y_dec - y_hat).half(),
+        found.slope.half(), (y_hat[:, :0] if previous is None else previous).short(),
+    )  # fmt: skip
+
+
+def _save(path: Path, parts: list[Record], fingerprint: str) -> None:
+    latents = Record(*map(torch.cat, zip(*parts, strict=True)))
+    save(path, {"latents_of": fingerprint, **latents._asdict()})
+
+
+def write(
+    folder: Path, out: Path, transforms: nn.Module, entropy: EntropyModel, fingerprint: str, *, count: int, crop: int, enlarge: float, seed: int
+) -> None:
+    """Search `count` crops of the images of `folder`, every second one enlarged, and of held-out ones the centres at five levels.
+
+    transforms: of that fingerprint; entropy: with its float face; if it looks back, crops are pairs of frames.
+    """
+    device = next(transforms.parameters()).device
+    transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    entropy.eval().requires_grad_(False)
+    pictures, held_out = data.load(folder, device)
+    if entropy.looks_back:
+        pictures, held_out = Pairs(pictures), Pairs(held_out)
+    if not (out / HELD_OUT).exists():
+        todo = list(itertools.product(enumerate(held_out.centres(crop).split(AT_ONCE)), loss.VALIDATION_LEVELS))
+        parts = []
+        for (k, x), level in tqdm(todo, "held out", disable=None):
+            parts.append(_search(transforms, entropy, x, torch.full((len(x),), level, device=device), ROUNDS[k % len(ROUNDS)]))
+        _save(out / HELD_OUT, parts, fingerprint)
+    crops, generator, parts = data.Crops(pictures, AT_ONCE, crop, crop, enlarge), torch.Generator().manual_seed(seed), []
+    steps = -(-count // AT_ONCE)
+    for step in tqdm(range(steps), "searching", disable=None):
+        parts.append(_search(transforms, entropy, *crops.draw(step, 0.0, generator), ROUNDS[step % len(ROUNDS)]))
+        if len(parts) == SHARD // AT_ONCE or step + 1 == steps:
+            _save(out / f"{seed}-{step * AT_ONCE // SHARD:04}.pt", parts, fingerprint)
+            parts = []
+
+
+class Pool:
+    """Crops out of the files of a folder, which stay on disk, and the held-out ones."""
+
+    def __init__(self, folder: Path, device: torch.device, batch: int):
+        self.device, self.batch = device, batch
+        files = {path.name: torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in sorted(folder.glob("*.pt"))}
+        if len(files) < 2 or HELD_OUT not in files or any("latents_of" not in file for file in files.values()):
+            raise LicError(f"{folder}: not a folder of `lic train latents`")
+        if len({file["latents_of"] for file in files.values()}) > 1:
+            raise LicError(f"{folder}: latents of several transforms")
+        self.fingerprint = files[HELD_OUT]["latents_of"]
+        self.held = self._by_level([files.pop(HELD_OUT)])
+        self.crops = self._by_level(list(files.values()))
+
+    @staticmethod
+    def _by_level(files: list[dict]) -> list[Record]:
+        crops = [Record(*(file[field][k] for field in Record._fields)) for file in files for k in range(len(file["level"]))]
+        return sorted(crops, key=lambda crop: int(crop.level))
+
+    def draw(self, step: int, progress: float, generator: torch.Generator) -> loss.Latents:
+        """A batch, stratified by level; see SHARES."""
+        share = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
+        states = torch.multinomial(SHARES, self.batch, replacement=True, generator=generator)
+        return self._stack([self.crops[int(s * len(self.crops))] for s in share], [STATES[k] for k in states])
+
+    def held_out(self, state: str) -> Iterator[loss.Latents]:
+        """All held-out crops in one of STATES."""
+        for k in range(0, len(self.held), AT_ONCE):
+            crops = self.held[k : k + AT_ONCE]
+            yield self._stack(crops, [state] * len(crops))
+
+    def at_levels(self, levels: Tensor, count: int) -> list[loss.Latents]:
+        """Crops as found, `count` with the nearest level to each."""
+        near = [sorted(self.crops, key=lambda crop: abs(int(crop.level) - level))[:count] for level in levels.tolist()]
+        return [self._stack(crops, [FOUND] * len(crops)) for crops in near]
+
+    def _stack(self, crops: list[Record], states: list[str]) -> loss.Latents:
+        level, y_hat, _, _, y_dec, slope, previous = (torch.stack(parts).to(self.device) for parts in zip(*crops, strict=True))
+        y_hat, where = y_hat.float(), [0 if state == FOUND else getattr(crop, state).float() for crop, state in zip(crops, states, strict=True)]
+        y = torch.stack([y + there for y, there in zip(y_hat, where, strict=True)])
+        return loss.Latents(level.long(), y, y_hat + y_dec, slope.float(), previous.float() if previous.numel() else None)
