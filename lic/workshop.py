@@ -165,11 +165,19 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option("--entropy", default="hyperprior", show_default=True, metavar="NAME", help="Entropy model to train along.")
 @click.option("--entropy-config", default="{}", metavar="JSON", callback=_json, help="Its sizes that differ from the defaults.")
 @click.option("--crop", type=click.IntRange(64), default=128, show_default=True, help="Side of the crops, a multiple of 64.")
-@click.option("--last-crop", type=click.IntRange(64), default=128, show_default=True,
-              help="Side in the last fifth of the budget, with half the batch if larger.")
+@click.option(
+    "--last-crop",
+    type=click.IntRange(64),
+    default=128,
+    show_default=True,
+    help="Side in the last fifth of the budget, with half the batch if larger.",
+)
 @enlarge_option
-@click.option("--bfloat16/--float32", default=None,
-              help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too.")
+@click.option(
+    "--bfloat16/--float32",
+    default=None,
+    help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too.",
+)
 @_training_options
 @device_option
 @threads_option

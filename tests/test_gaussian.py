@@ -55,7 +55,10 @@ def test_centroid_is_the_conditional_mean():
 def plain_mass(y, mean, t):
     s = gaussian.sigma(t)
     ends = [((y + half - mean) / (s * width / 20) * 0.5**0.5, share / 8) for share, width in gaussian.SHAPE for half in (0.5, -0.5)]
-    return sum(share * torch.erf(upper) / 2 - share * torch.erf(lower) / 2 for (upper, share), (lower, _) in zip(ends[::2], ends[1::2], strict=True))
+    return sum(
+        share * torch.erf(upper) / 2 - share * torch.erf(lower) / 2
+        for (upper, share), (lower, _) in zip(ends[::2], ends[1::2], strict=True)
+    )
 
 
 def plain_offset(y, mean, t):

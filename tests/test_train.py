@@ -276,7 +276,10 @@ def test_bad_training_input(folder, tmp_path):
     bad_config = ("--config", '{"colour": 1}')
     assert b"colour" in lic("train", "transforms", folder, "--out", tmp_path / "c.pt", "--minutes", "1", *bad_config, code=1).stderr
     assert b"not a folder of" in lic("train", "entropy", "local", folder, "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
-    assert b"unknown model" in lic("train", "transforms", folder, "--entropy", "x", "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    assert (
+        b"unknown model"
+        in lic("train", "transforms", folder, "--entropy", "x", "--out", tmp_path / "c.pt", "--minutes", "1", code=1).stderr
+    )
     loop.save(tmp_path / "x.pt", {"average": {}, "config": {}})
     with pytest.raises(BadWeights):
         export.export(tmp_path / "x.pt", "x", tmp_path)

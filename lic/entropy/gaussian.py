@@ -66,7 +66,7 @@ def _density(x: Tensor) -> Tensor:
 
 
 def _parts(d: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
-    """Of the Gaussians that make one distribution: their share, their deviation, and where the unit bin around d begins and ends in these."""
+    """Of the Gaussians that make one distribution: share, deviation, and where in units of that the bin around d begins and ends."""
     s = SIGMA_LOW * torch.exp(t.clamp(0.0, T_HIGH) * (PER_UNIT * STEP))
     for share, width in SHAPE:
         of_one = s * (width / 20)

@@ -59,7 +59,16 @@ def _save(path: Path, parts: list[Record], fingerprint: str) -> None:
 
 
 def write(
-    folder: Path, out: Path, transforms: nn.Module, entropy: EntropyModel, fingerprint: str, *, count: int, crop: int, enlarge: float, seed: int
+    folder: Path,
+    out: Path,
+    transforms: nn.Module,
+    entropy: EntropyModel,
+    fingerprint: str,
+    *,
+    count: int,
+    crop: int,
+    enlarge: float,
+    seed: int,
 ) -> None:
     """Search `count` crops of the images of `folder`, every second one enlarged, and of held-out ones the centres at five levels.
 
@@ -124,6 +133,9 @@ class Pool:
 
     def _stack(self, crops: list[Record], states: list[str]) -> loss.Latents:
         level, y_hat, _, _, y_dec, slope, previous = (torch.stack(parts).to(self.device) for parts in zip(*crops, strict=True))
-        y_hat, where = y_hat.float(), [0 if state == FOUND else getattr(crop, state).float() for crop, state in zip(crops, states, strict=True)]
-        y = torch.stack([y + there for y, there in zip(y_hat, where, strict=True)])
+        y_hat = y_hat.float()
+        y = y_hat.clone()
+        for k, state in enumerate(states):
+            if state != FOUND:
+                y[k] += getattr(crops[k], state).to(self.device)
         return loss.Latents(level.long(), y, y_hat + y_dec, slope.float(), previous.float() if previous.numel() else None)

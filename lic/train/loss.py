@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import search
-from ..entropy.base import EntropyModel, Rate, expected_rate, rate
+from ..entropy.base import EntropyModel, expected_rate, rate
 from ..transforms import TransformsConfig, lambda_of
 
 VALIDATION_LEVELS = (0, 1024, 2048, 3072, 4096)

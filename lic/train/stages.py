@@ -95,9 +95,11 @@ def train_entropy(
         losses, parts = loss.latent_rate_distortion(transforms.config, model, latents)
         return losses.mean(), {key: value.mean() for key, value in parts.items()}
 
+    def judged(model):
+        states = {"loss": FOUND, ROUNDED: ROUNDED, BETWEEN: BETWEEN}
+        return loss.validate_latents(transforms.config, model, {name: pool.held_out(state) for name, state in states.items()})
+
     fit(
-        entropy, batch_loss,
-        lambda m: loss.validate_latents(transforms.config, m, {"loss": pool.held_out(FOUND)} | {s: pool.held_out(s) for s in (ROUNDED, BETWEEN)}),
-        pool, checkpoint,
+        entropy, batch_loss, judged, pool, checkpoint,
         config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False, **options,
     )  # fmt: skip
