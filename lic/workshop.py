@@ -193,7 +193,8 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", default=MODEL, show_default=True, help="Weights of the transforms.")
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME",
-              help="Entropy model that the search goes by; spatiotemporal finds latents of pairs of frames.")  # fmt: skip
+              help="Entropy model that the search goes by.")  # fmt: skip
+@click.option("--pairs", is_flag=True, help="Of pairs of frames, as models of sequences want them.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder; several seeds may share one.")
 @click.option("--count", type=click.IntRange(1), default=2560, show_default=True, help="Crops; 256 pixels wide one takes 0.6 MB.")
 @click.option("--crop", type=click.IntRange(64), default=256, show_default=True, help="Side of the crops, a multiple of 64.")

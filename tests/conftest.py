@@ -65,5 +65,6 @@ def searched(folder, tmp_path_factory) -> dict[bool, Path]:
     for name in ("tiny-parallel", "tiny-spatiotemporal"):
         (entropy, meta), (transforms, _) = (weights.load(locate.by_name(which, (TINY,))) for which in (name, "tiny"))
         out = folders[entropy.looks_back] = tmp_path_factory.mktemp("latents")
-        latents.write(folder, out, transforms, exact.thaw(entropy), meta["transforms"], count=12, crop=64, enlarge=1.5, seed=3)
+        options = {"pairs": entropy.looks_back, "count": 12, "crop": 64, "enlarge": 1.5, "seed": 3}
+        latents.write(folder, out, transforms, exact.thaw(entropy), meta["transforms"], **options)
     return folders

@@ -109,6 +109,18 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     assert model.latents == 24
 
 
+def test_train_latents_and_entropy_by_command(folder, tmp_path):
+    threads = ("--threads", "1")
+    lic("train", "latents", folder, "--entropy", "hyperprior", "--out", tmp_path / "l", "--count", "8", "--crop", "64", *threads)
+    common = ("train", "entropy", "hyperprior", tmp_path / "l", "--minutes", "0.03", "--batch", "2", *threads)
+    start = ("--start", locate.by_name("next-hyperprior"), "--learning-rate", "1e-5")
+    trained = held_out_losses(lic(*common, "--out", tmp_path / "t.pt", *start).stdout)
+    raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
+    assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
+    wrong = lic("train", "entropy", "spatiotemporal", tmp_path / "l", "--minutes", "1", "--out", tmp_path / "s.pt", code=1)
+    assert b"wants latents of pairs of frames" in wrong.stderr
+
+
 @torch.no_grad()
 def test_blocks_train_in_units_of_their_features():
     torch.manual_seed(0)

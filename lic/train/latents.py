@@ -65,6 +65,7 @@ def write(
     entropy: EntropyModel,
     fingerprint: str,
     *,
+    pairs: bool,
     count: int,
     crop: int,
     enlarge: float,
@@ -72,13 +73,13 @@ def write(
 ) -> None:
     """Search `count` crops of the images of `folder`, every second one enlarged, and of held-out ones the centres at five levels.
 
-    transforms: of that fingerprint; entropy: with its float face; if it looks back, crops are pairs of frames.
+    transforms: of that fingerprint; entropy: with its float face; pairs: crops are pairs of frames, of which the second is searched.
     """
     device = next(transforms.parameters()).device
     transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     entropy.eval().requires_grad_(False)
     pictures, held_out = data.load(folder, device)
-    if entropy.looks_back:
+    if pairs:
         pictures, held_out = Pairs(pictures), Pairs(held_out)
     if not (out / HELD_OUT).exists():
         todo = list(itertools.product(enumerate(held_out.centres(crop).split(AT_ONCE)), loss.VALIDATION_LEVELS))
