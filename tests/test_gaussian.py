@@ -83,6 +83,19 @@ def test_derivatives_written_out_are_those_of_the_formula(function, plain):
         assert torch.allclose(a, b, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("of", [gaussian.bits, gaussian.centroid])
+def test_expected_of_either_integer(of):
+    torch.manual_seed(0)
+    low, mean, t, logit = torch.randn(60).round(), torch.randn(60, 2), torch.rand(60, 2) * 4 + 1.5, torch.randn(60, 2)
+    share = torch.cat((torch.zeros(20), torch.ones(20), torch.rand(20))).requires_grad_()
+    for parameters in ((mean, t, logit), (mean[:, 0], t[:, 0])):
+        first, second = of(low, *parameters), of(low + 1, *parameters)
+        got = gaussian.expected(of, low, share, *parameters)
+        assert torch.allclose(got, torch.lerp(first, second, share), atol=1e-5)
+        (slope,) = torch.autograd.grad(got.sum(), share)
+        assert torch.allclose(slope[40:], (second - first)[40:], atol=1e-5)
+
+
 def test_table_index_rounds_to_the_nearest():
     mean, index = gaussian.table_index(torch.tensor([100.0, -100.0, 31.0, 32.0]).double(), torch.tensor([0.0, 191.0, 192.0, 1e6]).double())
     assert mean.tolist() == [2, -2, 0, 1]
