@@ -119,6 +119,8 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
     wrong = lic("train", "entropy", "spatiotemporal", tmp_path / "l", "--minutes", "1", "--out", tmp_path / "s.pt", code=1)
     assert b"wants latents of pairs of frames" in wrong.stderr
+    unknown = lic("train", "entropy", "nonsense", tmp_path / "l", "--minutes", "1", "--out", tmp_path / "n.pt", code=1)
+    assert b"unknown model 'nonsense'" in unknown.stderr
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def _density(x: Tensor) -> Tensor:
 
 def _parts(d: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
     """Of the Gaussians that make one distribution: share, deviation, and where in units of that the bin around d begins and ends."""
-    s = SIGMA_LOW * torch.exp(t.clamp(0.0, T_HIGH) * (PER_UNIT * STEP))
+    s = sigma(t)
     for share, width in SHAPE:
         of_one = s * (width / 20)
         yield share / 8, of_one, *((end / of_one).clamp_(-FAR, FAR) for end in (d - 0.5, d + 0.5))
