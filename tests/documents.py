@@ -56,13 +56,15 @@ def bd_rates(heading: list[str], cells: list[str]) -> list[str]:
 
 
 def systems(heading: list[str], cells: list[str]) -> list[str]:
-    """`| model | after | steps | bits ... | write, read | ...`: entropy models on the same latents."""
+    """`| model | after | parameters | steps | bits ... | write, read | ...`: entropy models on the same latents."""
     rows = {row["model"].removeprefix("lite-"): row for row in measured("compare")}
     row = rows[re.match("`(.*?)`", cells[0])[1]]
     bits = changes(row, rows["hyperprior"]) if row is not rows["hyperprior"] else "0"
     if "dictionary" in cells[0]:
         bits += f", that is {changes(row, rows['factorized'])} against `factorized`"
-    return [*cells[:2], row["steps"], bits, f"{float(row['write_s']):.2f}, {float(row['read_s']):.2f} s", *cells[5:]]
+    millions, seconds = int(row["parameters"]) / 1e6, [float(row[key]) for key in ("write_s", "read_s")]
+    size = f"{millions:.1f} M" if millions >= 0.95 else f"{millions:.2f} M"
+    return [*cells[:2], size, row["steps"], bits, "{:.2f}, {:.2f} s".format(*seconds), *cells[6:]]
 
 
 TABLES: dict[str, Callable[[list[str], list[str]], list[str]]] = {

@@ -96,6 +96,20 @@ def test_expected_of_either_integer(of):
         assert torch.allclose(slope[40:], (second - first)[40:], atol=1e-5)
 
 
+def test_both_at_once_are_those_by_themselves():
+    torch.manual_seed(0)
+    low, share, mean, t, logit = torch.randn(60).round(), torch.rand(60), torch.randn(60, 3), torch.rand(60, 3) * 5, torch.randn(60, 3)
+    share[:20] = 0
+    for parameters in ((mean, t, logit), (mean[:, 0], t[:, 0])):
+        parameters = [p.requires_grad_() for p in parameters]
+        together = gaussian.expected_of_each(gaussian.bits_and_centroid, low, share, *parameters)
+        for of, got in zip((gaussian.bits, gaussian.centroid), together, strict=True):
+            alone = gaussian.expected(of, low, share, *parameters)
+            assert torch.equal(got, alone)
+            for a, b in zip(*(torch.autograd.grad(f.sum(), parameters, retain_graph=True) for f in (got, alone)), strict=True):
+                assert torch.allclose(a, b, atol=1e-6)
+
+
 def test_table_index_rounds_to_the_nearest():
     mean, index = gaussian.table_index(torch.tensor([100.0, -100.0, 31.0, 32.0]).double(), torch.tensor([0.0, 191.0, 192.0, 1e6]).double())
     assert mean.tolist() == [2, -2, 0, 1]

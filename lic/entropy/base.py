@@ -147,7 +147,7 @@ def expected_rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tenso
     """
     z, parameters = predict_real(model, y, level, previous)
     low = torch.floor(y)
-    bits, y_dec = (gaussian.expected(of, low, y - low, *parameters) for of in (gaussian.bits, gaussian.centroid))
+    bits, y_dec = gaussian.expected_of_each(gaussian.bits_and_centroid, low, y - low, *parameters)
     return Rate(bits.sum((1, 2, 3)), model.hyper.bits(z, level), y_dec)
 
 

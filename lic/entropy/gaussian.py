@@ -132,9 +132,7 @@ def _gradients(grad: Tensor, by_mean: Tensor, by_log_sigma: Tensor, t: Tensor) -
 
 def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
     """-log2 P(y) element by element, for y real (integer + noise) or integer; float32, of y's shape."""
-    mass = _Mass.apply(*torch.broadcast_tensors(y if logit is None else y[..., None], mean, t))
-    p = mass if logit is None else (softmax2(logit) * mass).sum(-1)
-    return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
+    return _bits(_mass(y, mean, t, logit), logit)
 
 
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
@@ -144,20 +142,45 @@ def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None
     small scale moves to the side of its mean, which recovers what rounding to y_hat - mean would save.
     Of a mixture, the mean of the components' offsets, each by the probability that the latent came from it.
     """
-    each = torch.broadcast_tensors(y_hat if logit is None else y_hat[..., None], mean, t)
-    offset = _Offset.apply(*each)
+    return _centroid(None if logit is None else _mass(y_hat, mean, t, logit), y_hat, mean, t, logit)
+
+
+def bits_and_centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Both, of integers; of mixtures in two thirds of the time."""
+    mass = _mass(y_hat, mean, t, logit)
+    return _bits(mass, logit), _centroid(mass, y_hat, mean, t, logit)
+
+
+def _mass(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
+    """Of y, or of each component's y."""
+    return _Mass.apply(*torch.broadcast_tensors(y if logit is None else y[..., None], mean, t))
+
+
+def _bits(mass: Tensor, logit: Tensor | None) -> Tensor:
+    p = mass if logit is None else (softmax2(logit) * mass).sum(-1)
+    return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
+
+
+def _centroid(mass: Tensor | None, y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
+    offset = _Offset.apply(*torch.broadcast_tensors(y_hat if logit is None else y_hat[..., None], mean, t))
     if logit is not None:
-        came_from = softmax2(logit) * _Mass.apply(*each).clamp_min(1e-9)
+        came_from = softmax2(logit) * mass.clamp_min(1e-9)
         offset = (came_from * offset).sum(-1) / came_from.sum(-1)
     return y_hat + offset
 
 
 def expected(of: Callable[..., Tensor], low: Tensor, share: Tensor, *parameters: Tensor) -> Tensor:
     """`of` (bits or centroid) an integer that is low + 1 with chance `share`, else low."""
-    value = of(low + (share >= 1), *parameters)
+    (value,) = expected_of_each(lambda *each: (of(*each),), low, share, *parameters)
+    return value
+
+
+def expected_of_each(of: Callable[..., tuple[Tensor, ...]], low: Tensor, share: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """The same for functions of several results."""
+    values = of(low + (share >= 1), *parameters)
     partly = (share > 0) & (share < 1)  # in training few: that spares it half of the work
-    other = of(low[partly] + 1, *(p[partly] for p in parameters))
-    return value.masked_scatter(partly, torch.lerp(value[partly], other, share[partly]))
+    others = of(low[partly] + 1, *(p[partly] for p in parameters))
+    return tuple(v.masked_scatter(partly, torch.lerp(v[partly], o, share[partly])) for v, o in zip(values, others, strict=True))
 
 
 def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, ...]:
