@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def cli():
 
 
 @contextmanager
-def _about(path: Path):
-    """Name the file in every error about it."""
+def _about(path: Path | deque[Path]):
+    """Name the file in every error about it; of several, the first that is left then."""
     try:
         yield
     except LicError as error:
@@ -57,7 +58,8 @@ def _about(path: Path):
         raise LicError(f"{_shown(path)}: {error.strerror or error}") from error
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Path | deque[Path]) -> str:
+    path = path[0] if isinstance(path, deque) else path
     return "standard input" if path == files.STREAM else click.format_filename(path)
 
 
@@ -74,6 +76,16 @@ def _codec(device: str, threads: int | None, max_pixels: int, **options):
 def _not_the_same(source: Path, target: Path) -> None:
     if files.STREAM not in (source, target) and target.exists() and source.exists() and os.path.samefile(source, target):
         raise click.UsageError(f"{_shown(target)} is both input and output")
+
+
+def _is_other(target: Path) -> bool:
+    """True if a file is there that encode has not written: the last name of *.pgm, say."""
+    if target.suffix.lower() in PICTURES:
+        return True
+    if not files.replaces(target):
+        return False
+    with target.open("rb") as file:
+        return file.read(len(container.MAGIC)) not in (b"", container.MAGIC)
 
 
 @cli.command()
@@ -102,20 +114,20 @@ def encode(sources, target, quality, effort, gop, device, threads, max_pixels, q
 
     for source in sources:
         _not_the_same(source, target)
-    if target.suffix.lower() in PICTURES:  # the last name of *.png, say
+    files.check_place(target)
+    if _is_other(target):
         raise click.UsageError(f"the last name, {_shown(target)}, is that of the output: call it something.lic")
     with _about(sources[0]):
         picture = image.open_bytes(files.read(sources[0]), max_pixels)
     start = time.perf_counter()
-    codec = _codec(device, threads, max_pixels, **models)
-    if len(sources) > 1:
-        data = codec.encode_sequence(_pictures(picture, sources[1:], max_pixels), quality, effort, gop)
-    else:
-        with _about(sources[0]):
-            if image.frame_count(picture) > 1:
-                data = codec.encode_sequence(image.frames(picture), quality, effort, gop)
-            else:
-                data = codec.encode(picture, quality, effort)
+    codec, left = _codec(device, threads, max_pixels, **models), deque(sources)
+    with _about(left):
+        if len(sources) > 1:
+            data = codec.encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
+        elif image.frame_count(picture) > 1:
+            data = codec.encode_sequence(image.frames(picture), quality, effort, gop)
+        else:
+            data = codec.encode(picture, quality, effort)
     seconds = time.perf_counter() - start
     with _about(target):
         files.write(target, data)
@@ -126,15 +138,14 @@ def encode(sources, target, quality, effort, gop, device, threads, max_pixels, q
         click.echo(f"{_shown(sources[0])}: {size}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s", err=True)
 
 
-def _pictures(first, others, max_pixels):
-    """One at a time: a sequence may be longer than memory."""
+def _pictures(first, left: deque[Path], max_pixels: int):
+    """One at a time, as a sequence may be longer than memory; left[0] is the file of the last one."""
     from . import image
 
     yield first
-    for source in others:
-        with _about(source):
-            picture = image.open_bytes(files.read(source), max_pixels)
-        yield picture
+    while len(left) > 1:
+        left.popleft()
+        yield image.open_bytes(files.read(left[0]), max_pixels)
 
 
 @cli.command()
@@ -163,6 +174,8 @@ def decode(source, target, extension, number, weights_folder, device, threads, m
         raise click.UsageError(f"cannot tell the format of {_shown(target)}: use one of {' '.join(FORMATS)}, or --format")
     if folder and not target.is_dir() and (target == files.STREAM or target.suffix):
         raise click.UsageError(f"{_shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
+    if not folder:
+        files.check_place(target)
     codec = _codec(device, threads, max_pixels, weights_folder=weights_folder)
     if not folder:
         with _about(source):
@@ -236,7 +249,12 @@ for command in workshop.COMMANDS:
 def _one_line(error: BaseException) -> str:
     if filename := getattr(error, "filename", None):
         return f"{click.format_filename(filename)}: {error.strerror}"
-    return " ".join(str(error).split()) or "out of memory"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Of torch, too, which has no one exception for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _terminate(signum, frame):
@@ -256,14 +274,15 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit has nowhere to go
         code = 1
-    except (LicError, OSError, MemoryError) as error:
-        if os.environ.get("LIC_DEBUG"):
+    except (LicError, OSError, MemoryError, RuntimeError) as error:
+        if os.environ.get("LIC_DEBUG") or (isinstance(error, RuntimeError) and not _out_of_memory(error)):
             raise
-        click.echo(f"lic: {_one_line(error)}", err=True)
+        click.echo(f"lic: {'out of memory' if _out_of_memory(error) else _one_line(error)}", err=True)
         code = 1
     code = code if isinstance(code, int) else 0
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed when we started
+            sys.stdout.flush()
     except OSError:
         code = 1
     os._exit(code)  # nothing is left to do, and taking torch down in good order would take a second

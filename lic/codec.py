@@ -22,11 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from . import coders, container, image, locate, search, weights
-from .container import LEVELS, Frame, Header
+from .container import LEVELS, STRIDE, Frame, Header
 from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .entropy import base, gaussian
 from .errors import BadWeights, Corrupt, LicError
-from .transforms import STRIDE
 
 
 class Codec:
@@ -48,12 +47,8 @@ class Codec:
         max_pixels: int = container.MAX_PIXELS,
         temporal: str = TEMPORAL,
     ):
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise LicError("no CUDA device is available here; use --device cpu")
         self.name, self.temporal_name = f"{model}-{entropy}", f"{model}-{temporal}"
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
         self.seconds: dict[str, float] = {}
@@ -209,6 +204,13 @@ class Codec:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # kernels run on after the call that starts them
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def device_of(name: str) -> torch.device:
+    """auto (a GPU if there is one), cpu or cuda -> what torch calls it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LicError("no CUDA device is available here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _check_pair(intra: weights.Models, temporal: weights.Models) -> None:

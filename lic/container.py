@@ -26,6 +26,7 @@ needless last zero byte. Nothing follows the crc. A plain RGB image below 16384 
 beside its payload, a frame of a sequence 3 to 5. A reader refuses what it does not know: other versions, other flags.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from .errors import Corrupt, LicError, NotLic, TooLarge, Unsupported
 MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
+STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
 FLAG_PROFILE, FLAG_SEQUENCE = 1, 2
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
@@ -72,9 +74,10 @@ def checksum_of(latents: bytes) -> int:
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise TooLarge if an image has more than `max_pixels` pixels."""
-    if width * height > max_pixels:
-        raise TooLarge(f"{width}x{height} has more than {max_pixels} pixels, the limit (see --max-pixels)")
+    """Raise TooLarge if an image has more than `max_pixels` pixels, or is so thin that it costs as much as twice as many would."""
+    padded = math.prod(-(-side // STRIDE) * STRIDE for side in (width, height))
+    if width * height > max_pixels or padded > 2 * max_pixels + STRIDE**2:
+        raise TooLarge(f"{width}x{height} has more than {max_pixels} pixels, the limit, or is too thin for it (see --max-pixels)")
 
 
 def _varint(value: int) -> bytes:

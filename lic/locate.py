@@ -1,5 +1,6 @@
-"""Where weights files are: NAME.FINGERPRINT.safetensors in the folders below. No torch here."""
+"""Where weights files are: NAME.FINGERPRINT.safetensors in the folders below, of each name the current one. No torch here."""
 
+import re
 from pathlib import Path
 
 from .errors import MissingWeights
@@ -22,6 +23,8 @@ def names(folders: tuple[Path, ...] = FOLDERS) -> list[str]:
 
 def by_name(name: str, folders: tuple[Path, ...] = FOLDERS) -> Path:
     """The current weights called `name`."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise MissingWeights(f"{name!r} is no name of weights: letters, digits, - and _")
     try:
         return _find(f"{name}.*.safetensors", f"called {name}", folders)
     except MissingWeights as error:

@@ -7,7 +7,7 @@ Every path is linear plus residual branches, so a network whose branches are zer
 transform codec; training starts from the best one (train/linear_start.py). One network serves all
 qualities: per-channel gains on the latents are the quantiser's step sizes, further ones on the features
 tell the blocks how coarse it is; all are interpolated between a few anchor qualities on a log scale.
-H and W must be multiples of `STRIDE`.
+H and W must be multiples of STRIDE.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from .container import LEVELS
 from .exact import LevelTable
-
-STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
 
 
 @dataclass(frozen=True)

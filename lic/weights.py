@@ -35,6 +35,8 @@ from .entropy.gaussian import table_index
 from .errors import BadWeights, MissingWeights
 from .transforms import TRANSFORMS
 
+OLDER = "older"  # subfolder for weights that others have replaced
+
 _REGISTRIES = {"transforms": TRANSFORMS, "entropy": ENTROPY_MODELS}
 
 
@@ -100,7 +102,10 @@ def _load_transforms(path: Path, device: torch.device) -> nn.Module:
 
 
 def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, config: dict, transforms: str = "") -> Path:
-    """Write a weights file; an entropy model must be in its exact face. Returns its path."""
+    """Write a weights file; an entropy model must be in its exact face. Returns its path.
+
+    Others of that name go to a subfolder: files made with them still decode, but the name is the new one's.
+    """
     meta = {"kind": kind, "name": name, "config": config}
     if kind == "entropy":
         exact.prove(model)
@@ -112,14 +117,19 @@ def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, conf
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{called}.{fingerprint_of(data)}.safetensors"
     path.write_bytes(data)
+    for old in set(folder.glob(f"{called}.*.safetensors")) - {path}:
+        (folder / OLDER).mkdir(exist_ok=True)
+        old.replace(folder / OLDER / old.name)
     return path
 
 
 def _compact(x: Tensor) -> Tensor:
     if not exact.is_exact(x):
         return x.to(torch.float16).contiguous()
-    fits = bool((x.abs() < 2**15).all())
-    return x.to(torch.int16 if fits else torch.int32).contiguous()
+    for dtype in (torch.int16, torch.int32):
+        if bool((x.abs() <= torch.iinfo(dtype).max).all()):
+            return x.to(dtype).contiguous()
+    raise BadWeights("a parameter is too large for 32 bits")
 
 
 @torch.inference_mode()

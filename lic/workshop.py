@@ -147,16 +147,16 @@ def _training_options(command):
 
 
 def _prepare(device: str, threads: int | None, *crops: int):
-    """-> torch device; common to both kinds of training."""
+    """-> torch device; common to all kinds of training."""
     import torch
+
+    from .codec import device_of
 
     if any(crop % 64 for crop in crops):
         raise click.UsageError("--crop and --last-crop must be multiples of 64")
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    return device_of(device)
 
 
 @train.command("transforms")

@@ -65,6 +65,11 @@ def test_pictures_of_several_windows_write_and_read_the_same_latents(name, monke
     assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
+def test_heads_too_deep_to_be_exact_are_refused():
+    with pytest.raises(LicError, match="heads of 512"):
+        attention.Block(512, 1, 1, 1, 4)
+
+
 @pytest.mark.parametrize("name", ["entroformer", "nonlocal", "global-reference"])
 def test_windows_too_large_to_be_exact_are_refused(name):
     model, config = ENTROPY_MODELS[name]

@@ -17,6 +17,7 @@ from PIL import Image
 
 LIC = Path(sys.executable).with_name("lic")
 SAMPLE = DATA / "sample.png"
+SMALLER = DATA / "golden-local.png"
 GOLDEN = DATA / "golden-local.lic"
 TINY_OPTIONS = ("--model", "tiny", "--weights", str(TINY))
 
@@ -132,6 +133,10 @@ def test_help_version_and_info_do_not_import_torch():
         (("info", "."), "directory"),
         (("encode", "-q", "nan", SAMPLE, "x.lic"), "quality must be"),
         (("encode", "--device", "cuda", *TINY_OPTIONS, SAMPLE, "x.lic"), "CUDA"),
+        (("compare", DATA, "--device", "cuda", "--out", "out"), "CUDA"),
+        (("encode", "--model", "weights/next", SAMPLE, "x.lic"), "no name of weights"),
+        (("train", "export", SAMPLE, "--name", "x"), "sample.png: not a"),
+        (("encode", *TINY_OPTIONS, "-e", "0", SAMPLE, SMALLER, "x.lic"), f"{SMALLER}: frame 2"),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(args, words, tmp_path, monkeypatch):
@@ -156,6 +161,51 @@ def test_wrong_usage_is_exit_code_2(args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lic(*args, code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_encode_replaces_no_other_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "a.png")
+    Image.open(SAMPLE).save("b.pgm", "PPM")
+    shutil.copy(SAMPLE, "no suffix")
+    for last in ("b.pgm", "no suffix"):
+        before = Path(last).read_bytes()
+        assert last in lic("encode", *TINY_OPTIONS, "a.png", last, code=2).stderr.decode()
+        assert Path(last).read_bytes() == before
+    Path("empty").touch()  # of mktemp, say
+    for target in ("empty", "empty"):
+        lic("encode", *TINY_OPTIONS, "-e", "0", "a.png", target)
+    Path("empty").chmod(0o400)
+    if not os.access("empty", os.W_OK):  # to root everything is writable
+        assert "read-only" in lic("encode", *TINY_OPTIONS, "a.png", "empty", code=1).stderr.decode()
+
+
+def test_names_of_open_files_are_streams(tmp_path):
+    if not Path("/dev/fd").exists():
+        pytest.skip("this system has none")
+    run = partial(subprocess.run, capture_output=True, check=True, cwd=tmp_path)
+    decode = f"{LIC} decode --weights {TINY} {GOLDEN}"
+    assert run(["bash", "-c", f"{decode} /dev/stdout --format png | head -c 4"]).stdout == b"\x89PNG"
+    assert run(["bash", "-c", f"{decode} --format png >(head -c 4); wait"]).stdout == b"\x89PNG"
+    run(["bash", "-c", f"(echo first; {decode} /dev/stdout --format ppm; echo last) > out"])
+    assert (tmp_path / "out").read_bytes().startswith(b"first\nP6")
+    assert (tmp_path / "out").read_bytes().endswith(b"last\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_closed_streams_and_no_memory(tmp_path):
+    def run(command):
+        return subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+
+    assert run(f"{LIC} info {GOLDEN} >&-").returncode == 0
+    assert run(f"{LIC} verify --quiet --weights {TINY} {GOLDEN} >&-").returncode == 0
+    for command in (f"{LIC} info - <&-", f"{LIC} decode {GOLDEN} - >&-"):
+        assert b"closed" in run(command).stderr
+    big = tmp_path / "big.png"
+    Image.new("RGB", (7000, 9000)).save(big)
+    done = run(f"ulimit -v 4000000; {LIC} encode {' '.join(TINY_OPTIONS)} -e 0 {big} {tmp_path / 'x.lic'}")
+    assert done.stderr == b"lic: out of memory\n"
+    assert done.returncode == 1
 
 
 def test_output_is_replaced_whole_and_keeps_its_mode(tmp_path):

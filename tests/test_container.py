@@ -104,3 +104,7 @@ def test_size_limit():
     container.check_size(8192, 8192)
     with pytest.raises(TooLarge, match="max-pixels"):
         container.check_size(8193, 8192)
+    container.check_size(1, 1, 1)
+    container.check_size(1, 2**20)
+    with pytest.raises(TooLarge, match="thin"):  # codecs pad to multiples of 64
+        container.check_size(2**26, 1)

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +107,15 @@ def test_rows_whose_file_is_gone_or_another_are_measured_again(folder, tmp_path)
     assert path.read_bytes() == data
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(first["rows"]) + 2
     assert again["fingerprints"] == first["fingerprints"]
+
+
+def test_rows_of_another_way_to_measure_are_measured_again(folder, tmp_path, monkeypatch):
+    first = run.evaluate(folder, [], [], ["jpeg"], tmp_path)
+    other = tmp_path / "metrics.py"
+    other.write_bytes(Path(metrics.__file__).read_bytes() + b"# changed")
+    monkeypatch.setattr(metrics, "__file__", str(other))
+    run.evaluate(folder, [], [], ["jpeg"], tmp_path)
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2 * len(first["rows"])
 
 
 def test_another_picture_of_the_same_name_is_measured_anew(folder, out, results, tmp_path):

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_palette_transparency_is_refused():
         image.to_samples(image.open_bytes(data))
 
 
-@pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
+@pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "or 32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
 def test_other_modes_are_refused_by_name(mode, words):
     with pytest.raises(Unsupported, match=words):
         image.to_samples(Image.new(mode, (4, 4)))
@@ -82,6 +83,28 @@ def test_deep_colour_is_refused_where_pillow_would_cut_it(make):
         image.open_bytes(data)
 
 
+def test_deep_colour_is_refused_before_it_is_loaded_and_in_later_frames():
+    with pytest.raises(Unsupported, match="more than 8 bits"):
+        image.to_samples(Image.open(io.BytesIO(png_of_16_bit_colour())))
+    second, first = tiff_of_16_bit_colour(), saved(Image.fromarray(RGB), "TIFF")
+    ((begin,), (entries,)) = (struct.unpack_from("<I", first, 4), struct.unpack_from("<H", first, *struct.unpack_from("<I", first, 4)))
+    link = begin + 2 + 12 * entries  # where the first directory says where the next one is
+    shifted = bytearray(second[8:])
+    for k, at in ((2, 8), (5, 8)):  # values of these entries are places in the file
+        place = 2 + 12 * k + at
+        shifted[place : place + 4] = struct.pack("<I", struct.unpack_from("<I", shifted, place)[0] - 8 + len(first))
+    pages = image.open_bytes(first[:link] + struct.pack("<I", len(first)) + first[link + 4 :] + bytes(shifted))
+    assert image.frame_count(pages) == 2
+    with pytest.raises(Unsupported, match="more than 8 bits"):
+        list(image.frames(pages))
+
+
+def test_five_and_six_bits_are_not_deep():
+    head = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    bmp = b"BM" + struct.pack("<IHHI", 14 + len(head) + 4, 0, 0, 14 + len(head)) + head + struct.pack("<HH", 0xF800, 0)
+    assert image.to_samples(image.open_bytes(bmp))[0].tolist() == [[[255, 0, 0]]]
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000"])
 def test_8_bit_colour_of_every_format_is_read(format):
     assert image.open_bytes(saved(Image.fromarray(RGB), format)).size == (7, 5)
@@ -107,6 +130,25 @@ def test_exif_orientation_is_applied():
     assert np.array_equal(image.to_samples(image.open_bytes(opaque))[0], np.rot90(RGB, -1))
 
 
+def test_exif_that_nobody_can_read_is_no_orientation():
+    data = saved(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0garbage!!")
+    assert np.array_equal(image.to_samples(image.open_bytes(data))[0], RGB)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_damaged_animations_are_lic_errors(format):
+    noise = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)) for k in range(3)]
+    data = saved(noise[0], format, save_all=True, append_images=noise[1:])
+    for k in range(60):
+        cut = data[: len(data) * k // 60]
+        flipped = bytearray(data)
+        flipped[len(data) * k // 60] ^= 0x41
+        for damaged in (cut, bytes(flipped)):
+            with suppress(LicError):
+                for frame in image.frames(image.open_bytes(damaged)):
+                    image.to_samples(frame)
+
+
 def test_profile_is_kept_and_written():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     samples, kept = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", icc_profile=profile)))
@@ -115,8 +157,12 @@ def test_profile_is_kept_and_written():
     assert back.info["icc_profile"] == profile
     with pytest.raises(LicError, match="PPM cannot hold"):
         image.to_bytes(image.from_samples(samples, kept), "PPM")
-    with pytest.raises(Unsupported, match="grey image with an ICC"):
-        image.to_samples(image.open_bytes(saved(Image.fromarray(RGB).convert("L"), "PNG", icc_profile=profile)))
+    grey = Image.fromarray(RGB).convert("L")
+    assert image.to_samples(image.open_bytes(saved(grey, "PNG", icc_profile=profile)))[1] == profile  # an RGB profile fits what it becomes
+    of_grey = profile[:16] + b"GRAY" + profile[20:]
+    for picture in (grey, grey.convert("LA")):
+        with pytest.raises(Unsupported, match="profile for grey"):
+            image.to_samples(image.open_bytes(saved(picture, "PNG", icc_profile=of_grey)))
 
 
 @pytest.mark.parametrize("format", ["PNG", "PPM", "TIFF", "BMP", "WEBP"])

@@ -27,7 +27,7 @@ SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
 SMALL_CONFIGS = {  # of models that want another one
     "factorized": {}, "local-dictionary": {"entries": 5},
     "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
-    "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 2, "token": 16, "heads": 2},
+    "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "hidden": [24, 16], "attention": 2, "token": 16, "heads": 2},
     "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
 }  # fmt: skip
 
@@ -232,6 +232,12 @@ def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage):
     weight = (lambda_of(transforms.config, level) / 0.01) ** -0.45 / (x.shape[2] * x.shape[3])
     wanted = gradient((weight * true_cost(transforms, base.expected_rate(entropy, y, level), x, level)).mean())
     assert torch.allclose(gradient(judged.mean()), wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_share_that_is_rounded_up_draws_the_last_crop(searched, monkeypatch):
+    pool = Pool(searched[False], torch.device("cpu"), 4)
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2**-24))
+    assert pool.draw(0, 0.0, torch.Generator()).level[-1] == pool.crops[-1].level
 
 
 def test_latents_in_files_are_those_of_the_search(searched, folder):

@@ -47,6 +47,28 @@ def test_save_is_reproducible(entropy_name, tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_a_name_is_that_of_the_last_weights_saved_and_others_still_decode(tmp_path):
+    model, meta = weights.load(entropy_file("hyperprior"))
+    for shift in range(4):
+        with torch.no_grad():
+            model.head.linear.bias += shift
+        path = weights.save(model, tmp_path, "mine-hyperprior", "entropy", "hyperprior", meta["config"], meta["transforms"])
+        assert locate.by_name("mine-hyperprior", (tmp_path,)) == path
+    weights.save(model, tmp_path, "mine-hyperprior", "entropy", "hyperprior", meta["config"], meta["transforms"])
+    assert locate.by_name("mine-hyperprior", (tmp_path,)) == path
+    older = sorted((tmp_path / weights.OLDER).iterdir())
+    assert len(older) == 3
+    assert locate.by_fingerprint(locate.fingerprint_of(older[0]), (tmp_path,)) == older[0]
+
+
+def test_what_does_not_fit_32_bits_is_not_saved(tmp_path):
+    model, meta = weights.load(entropy_file("hyperprior"))
+    with torch.no_grad():
+        model.head.linear.bias[0] = 2**31
+    with pytest.raises(BadWeights, match="32 bits"):
+        weights.save(model, tmp_path, "mine-hyperprior", "entropy", "hyperprior", meta["config"], meta["transforms"])
+
+
 def test_missing_names_what_is_missing():
     with pytest.raises(MissingWeights, match="called nothing-here"):
         locate.by_name("nothing-here")

@@ -15,6 +15,7 @@ from ..exact import FRACTION, ExactLinear, add, average, exp2_weights, is_exact,
 from . import orders
 
 LARGEST = 64  # window: exact averages are of 4096 rows at most
+DEEPEST = 256  # heads: exact products are of that many activations at most
 PIECE = 64  # rows: their scores should stay in the cache
 
 
@@ -53,6 +54,8 @@ class Block(nn.Module):
         super().__init__()
         self.window = check_window(window)
         self.heads, self.depth, self.offsets = heads, width // heads, diamond(reach)
+        if self.depth > DEEPEST:
+            raise LicError(f"heads of {self.depth} features: products of queries and keys are exact up to {DEEPEST}")
         self.query = ExactLinear(width, width)
         self.known = ExactLinear(width, 2 * width)  # keys and values
         self.near = ExactLinear(self.depth, 1 + len(self.offsets))  # products of queries and position vectors, first that of all far ones

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..exact import ExactLinear, add, leaky, log_size
-from . import orders
+from . import base, orders
 from .attention import Block
 from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
@@ -35,7 +35,7 @@ class EntroformerConfig(Sizes):
     reach: int = 2  # of the neighbours
     context: int = 256  # features of the neighbours
     hidden: int = 384
-    order: str = "wavefront"  # or checkerboard
+    order: str = "wavefront"  # key of ORDERS
     blocks: int = 2  # 0: without attention
     token: int = 192
     heads: int = 6
@@ -58,8 +58,9 @@ class Entroformer(EntropyModel):
     def __init__(self, config: EntroformerConfig):
         super().__init__()
         self.config, self.latents = config, config.latents
+        self.steps, _ = orders.by_name(config.order)
         self.hyper = Hyper(config)
-        self.taps = orders.known_taps(self._steps(8, 8), config.reach)
+        self.taps = orders.known_taps(self.steps(8, 8), config.reach)
         self.context = ExactLinear(len(self.taps) * config.latents, config.context)
         self.hidden = ExactLinear(config.context + config.side, config.hidden)
         self.head = Head(config.side + config.hidden, config.latents, config.anchors)
@@ -70,15 +71,12 @@ class Entroformer(EntropyModel):
         self.correction = ExactLinear(config.token, config.hidden)
         torch.nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 
-    def _steps(self, h: int, w: int) -> Tensor:
-        return orders.checkerboard(h, w) if self.config.order == "checkerboard" else orders.wavefront(h, w, self.config.reach)
-
     def order(self, h: int, w: int) -> Tensor:
-        return self._steps(h, w)[None]
+        return self.steps(h, w)[None]
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         features, hidden = self._local(side, y_hat, at)
-        token, steps, top = self.token(hidden), self._steps(*y_hat.shape[2:]).to(at.device), self._top()
+        token, steps, top = self.token(hidden), self.steps(*y_hat.shape[2:]).to(at.device), self._top()
         for block, known in zip(self.blocks, self._memory(side), strict=True):
             token = block(token, at, known, steps, False, top)
         if len(self.blocks):
@@ -88,8 +86,9 @@ class Entroformer(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Keys and values of the cells `at` for every block: rows of side.memory[number of the block]."""
         y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
-        token = add(self.token(self._local(side, y_hat, at)[1]), self.value(torch.cat((y, log_size(y)), -1)))
-        steps, top = self._steps(*y_hat.shape[2:]).to(at.device), self._top()
+        hidden = torch.cat([self._local(side, y_hat, part)[1] for part in at.split(base.CHUNK)], 1)
+        token = add(self.token(hidden), self.value(torch.cat((y, log_size(y)), -1)))
+        steps, top = self.steps(*y_hat.shape[2:]).to(at.device), self._top()
         for block, memory in zip(self.blocks, self._memory(side), strict=True):
             memory[:, at] = block.known(token)
             if block is not self.blocks[-1]:
@@ -106,7 +105,7 @@ class Entroformer(EntropyModel):
 
     def _local(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """What the hyperprior and the neighbours say: features (B, n, side) and hidden (B, n, hidden)."""
-        order = self._steps(*y_hat.shape[2:]) if self.config.order == "checkerboard" else None  # wavefronts know all their taps
+        order = None if self.config.order == "wavefront" else self.steps(*y_hat.shape[2:])  # wavefronts know all their taps
         context = leaky(self.context(orders.gather(y_hat, at, self.taps, order)))
         features = side.rows(at)
         return features, leaky(self.hidden(torch.cat((context, features), -1)))

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_size, to_fixed, unit
-from . import gaussian, orders, tables
+from . import base, gaussian, orders, tables
 from .attention import check_window, windows
-from .base import CHUNK, EntropyModel, Head
+from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
 REACH = 2  # of the context, 5x5
@@ -108,7 +108,7 @@ class GlobalReference(EntropyModel):
         """What the cells `at` have to offer to later ones, and how those find them: rows of side.memory."""
         if not self.config.reference:
             return
-        parts = [self._news(side, y_hat, piece) for piece in at.split(CHUNK)]
+        parts = [self._news(side, y_hat, piece) for piece in at.split(base.CHUNK)]
         for kind, memory in self._memory(side).items():
             memory[:, at] = torch.cat([part[kind] for part in parts], 1)
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ..errors import LicError
 from ..exact import FRACTION, LIMIT, ExactLinear, add, average, exp2_weights, is_exact, leaky, log_size, multiply
-from . import orders
+from . import base, orders
 from .attention import check_window, windows
 from .base import EntropyModel, Head, to_rows
 from .sections import Section
@@ -143,10 +143,13 @@ class NonLocal(EntropyModel):
 
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Latents beside their log sizes, and proxies of the next group, of the cells `at`."""
-        y = to_rows(y_hat, self.groups)[:, at]
-        self._keep(side, LATENTS, at, torch.cat((y, log_size(y)), -1))
-        if self.references:
-            self._keep(side, PROXIES, at, self._by_group(lambda g, here: self._proxies(g, y_hat, here), at, y_hat[0, 0].numel()))
+        rows = to_rows(y_hat, self.groups)
+        for part in at.split(base.CHUNK):
+            y = rows[:, part]
+            self._keep(side, LATENTS, part, torch.cat((y, log_size(y)), -1))
+            if self.references:
+                proxies = self._by_group(lambda g, here: self._proxies(g, y_hat, here), part, y_hat[0, 0].numel())
+                self._keep(side, PROXIES, part, proxies)
 
     def _by_group(self, function: Callable[[int, Tensor], Tensor], at: Tensor, positions: int) -> Tensor:
         """function(group, positions (n,)) -> (B, n, c), of the cells `at` group by group; back in their order."""

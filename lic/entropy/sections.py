@@ -5,7 +5,7 @@ A section sees all positions of earlier sections, and of its own channels the ne
     parallel         six uneven sections, each a checkerboard: black cells, then white ones; 12 steps for any size.
                      Space-channel context of ELIC (He et al. 2022, section 3.2), checkerboard of He et al. 2021
     global-parallel  the same, the first two sections in quarters and looking beyond their neighbours: their cells attend
-                     to all of their known cells (Qian et al. 2022); 16 steps for any size. They are an eighth of the
+                     to the known cells of their window (Qian et al. 2022); 16 steps for any size. They are an eighth of the
                      channels and 27 to 58 % of the bits; the others gained less from attention
     cross-channel    the sections of `parallel`, each a wavefront over a causal 5x5 window (Ma et al. 2021); 6 (w + 3 (h - 1))
                      steps
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from ..errors import LicError
 from ..exact import ExactLinear, LevelTable, add, leaky, log_size
-from . import orders
+from . import base, orders
 from .attention import Block
-from .base import CHUNK, EntropyModel, Head
+from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
@@ -167,7 +167,7 @@ class Sections(EntropyModel):
         for k, _, _, position in self._by_section(at, h, w):
             begin, end = self.first[k : k + 2]
             steps = self.inside[k](h, w).flatten().to(at.device)
-            for here in torch.unique(position).split(CHUNK):
+            for here in torch.unique(position).split(base.CHUNK):
                 rows = orders.gather(y_hat[:, begin:end], here, [(0, 0)])
                 known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
                 here = here[steps[here] < steps.max()]  # of a section's last step nobody asks

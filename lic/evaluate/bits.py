@@ -22,14 +22,14 @@ def account(codec: Codec, data: bytes) -> dict:
     h, w = coded.y_hat.shape[2:]
     estimator = coders.Estimator()
     level = torch.tensor([header.level], device=codec.device)
-    base.write(models.entropy, coded.y_hat, level, estimator, z_hat=coded.z_hat)
+    models.entropy.hyper.code(level, coded.z_hat.shape, estimator, coded.z_hat)
     per_latent = coders.bits([x.flatten(0, 3) for x in coded.table], coded.y_hat.flatten()).reshape(coded.y_hat.shape)[0]
     by_cell = base.to_rows(torch.from_numpy(per_latent)[None], models.entropy.groups)[0].sum(1).numpy()
     steps = np.bincount(models.entropy.order(h, w).flatten().numpy(), by_cell)
     latents = float(per_latent.sum())
     return {
         "file": 8 * len(data), "header": 8 * (len(data) - len(frame.payload)), "payload": 8 * len(frame.payload),
-        "hyper": estimator.bits - latents, "latents": latents,
+        "hyper": estimator.bits, "latents": latents,
         "channels": [float(part.sum()) for part in np.array_split(per_latent, CHANNEL_GROUPS)], "steps": steps.tolist(),
     }  # fmt: skip
 

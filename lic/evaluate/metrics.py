@@ -54,7 +54,8 @@ def bd_rate(
     """
     curves = [np.array(sorted(curve, key=lambda point: point[1]), dtype=np.float64).T for curve in (anchor, test)]
     low, high = max(c[1, 0] for c in curves), min(c[1, -1] for c in curves)
-    low, high = max(low, np.interp(rates[0], *curves[1])), min(high, np.interp(rates[1], *curves[1]))
+    ends = [at_rate(test, rate) for rate in rates]  # None beyond those of the curve
+    low, high = max(low, low if ends[0] is None else ends[0]), min(high, high if ends[1] is None else ends[1])
     if low >= high:
         return float("nan"), float(low), float(high)
     mean_a, mean_b = (_pchip_integral(dB, np.log(bpp), low, high) / (high - low) for bpp, dB in curves)

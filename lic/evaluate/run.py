@@ -57,10 +57,11 @@ def evaluate(
         raise LicError("nothing to measure: no models and no other codecs")
     machine = f"{described(torch.get_num_threads(), device)}, {jobs} jobs"
     images = {path: fingerprint_of(path.read_bytes()) for path in paths}
+    measured_by = _program(*(Path(module.__file__) for module in (metrics, ours, rivals)), Path(__file__))
     (out / "files").mkdir(parents=True, exist_ok=True)
     tasks = [
         Task(name, float(quality), path, out / "files" / f"{path.stem}-{name}-{quality:g}", effort, device,
-             {"identity": identity, "machine": machine, "image_fingerprint": image})
+             {"identity": identity, "machine": machine, "image_fingerprint": image, "measured_by": measured_by})
         for name, (identity, steps) in codecs.items() for quality in steps for path, image in images.items()
     ]  # fmt: skip
     rows = _rows(tasks, out / "rows.jsonl", jobs)
@@ -101,9 +102,12 @@ def pictures(folder: Path) -> list[Path]:
 def _identity(name: str, effort: int, device: str) -> str:
     """What a measurement of one of our models depends on: its weights, and the program, by content."""
     package = Path(__file__).parent.parent
-    source = b"".join(p.read_bytes() for p in sorted((*package.glob("*.py"), *package.glob("entropy/*.py"))))
-    program = f"lic {__version__} {fingerprint_of(source)} torch {torch.__version__}"
+    program = f"lic {__version__} {_program(*package.glob('*.py'), *package.glob('entropy/*.py'))} torch {torch.__version__}"
     return f"{locate.by_name(name).name} {program} effort {effort} {device}"
+
+
+def _program(*files: Path) -> str:
+    return fingerprint_of(b"".join(path.read_bytes() for path in sorted(files)))
 
 
 def _rows(tasks: list[Task], log: Path, jobs: int) -> list[dict]:

@@ -11,7 +11,9 @@ from .. import exact, weights
 from ..entropy import ENTROPY_MODELS
 from ..entropy.base import EntropyModel
 from ..entropy.sections import Sections
+from ..errors import BadWeights
 from . import scales
+from .loop import load
 
 HIDDEN = re.compile(r"transforms\.|entropy\.sections\.\d+\.(context|hidden)\.|entropy\.attention\.\d+\.correction\.")  # outputs may be more
 
@@ -37,11 +39,19 @@ def _read(file: Path) -> tuple[dict[str, Tensor], EntropyModel | None]:
         if meta["kind"] == "transforms":
             return _named("transforms", model.state_dict()), None
         return _named("entropy", exact.thaw(model).state_dict()), model
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    average, config = scales.folded(state["average"]), state["config"]
+    average, config = averaged(file)
     name, fields = config["entropy"]
     model, config_class = ENTROPY_MODELS[name]
     return average if "transforms" in config else _named("entropy", average), model(config_class(**fields))
+
+
+def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict]:
+    """The averaged parameters in a checkpoint of either stage, and what it says of its models."""
+    state = load(checkpoint)
+    config = state.get("config", {})
+    if "entropy" not in config or not {"transforms", "latents_of"} & set(config):
+        raise BadWeights(f"{checkpoint}: not a checkpoint of this program")
+    return scales.folded(state["average"]), config
 
 
 def _named(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

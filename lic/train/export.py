@@ -3,13 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from .. import exact, locate, weights
 from ..entropy import ENTROPY_MODELS
-from ..errors import BadWeights
 from ..transforms import TRANSFORMS
-from . import scales
+from . import adopt
 
 
 def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
@@ -17,8 +14,7 @@ def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
 
     A transforms checkpoint gives NAME and NAME-hyperprior, an entropy checkpoint NAME-ENTROPY.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    average, config = scales.folded(state["average"]), state["config"]
+    average, config = adopt.averaged(checkpoint)
     written = []
     if "transforms" in config:
         architecture, fields = config["transforms"]
@@ -28,10 +24,8 @@ def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
         written.append(weights.save(transforms, folder, name, "transforms", architecture, dataclasses.asdict(transforms.config)))
         latents_of = locate.fingerprint_of(written[0])
         average = _part(average, "entropy.")
-    elif "entropy" in config:
-        latents_of = config["latents_of"]
     else:
-        raise BadWeights(f"{checkpoint}: not a checkpoint of this program")
+        latents_of = config["latents_of"]
     architecture, fields = config["entropy"]
     model, config_class = ENTROPY_MODELS[architecture]
     entropy = model(config_class(**fields)).eval()

@@ -17,7 +17,7 @@ from .. import search
 from ..entropy.base import EntropyModel
 from ..errors import LicError
 from . import data, loss
-from .loop import save
+from .loop import load, save
 from .pairs import Pairs
 
 HELD_OUT = "held-out.pt"
@@ -101,7 +101,7 @@ class Pool:
 
     def __init__(self, folder: Path, device: torch.device, batch: int):
         self.device, self.batch = device, batch
-        files = {path.name: torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in sorted(folder.glob("*.pt"))}
+        files = {path.name: load(path, mmap=True) for path in sorted(folder.glob("*.pt"))}
         if len(files) < 2 or HELD_OUT not in files or any("latents_of" not in file for file in files.values()):
             raise LicError(f"{folder}: not a folder of `lic train latents`")
         if len({file["latents_of"] for file in files.values()}) > 1:
@@ -117,9 +117,11 @@ class Pool:
 
     def draw(self, step: int, progress: float, generator: torch.Generator) -> loss.Latents:
         """A batch, stratified by level; see SHARES."""
-        share = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
-        states = torch.multinomial(SHARES, self.batch, replacement=True, generator=generator)
-        return self._stack([self.crops[int(s * len(self.crops))] for s in share], [STATES[k] for k in states])
+        device, n = generator.device, len(self.crops)
+        share = (torch.arange(self.batch, device=device) + torch.rand(self.batch, generator=generator, device=device)) / self.batch
+        states = torch.multinomial(SHARES.to(device), self.batch, replacement=True, generator=generator)
+        crops = [self.crops[min(int(s * n), n - 1)] for s in share.tolist()]  # a share may have been rounded up to 1
+        return self._stack(crops, [STATES[k] for k in states.tolist()])
 
     def held_out(self, state: str) -> Iterator[loss.Latents]:
         """All held-out crops in one of STATES."""

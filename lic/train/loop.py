@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..errors import BadWeights
 from .workers import Workers
 
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
@@ -26,9 +28,18 @@ class Batches(Protocol):
 def save(path: Path, state: dict) -> None:
     """Write a checkpoint so that a reader finds the old one or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
+    aside = path.with_suffix(f".{os.getpid()}.tmp")  # other processes may be at it, too
     torch.save(state, aside)
     os.replace(aside, path)
+
+
+def load(path: Path, device: torch.device | str = "cpu", **options) -> dict:
+    """What save() has written; options: those of torch.load."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, **options)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # torch's own words are about security
+        raise BadWeights(f"{path}: not a file of this program's training, or damaged") from error
+    return state if isinstance(state, dict) else {}
 
 
 def fit(
@@ -62,7 +73,7 @@ def fit(
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), fused=True)
     step, seconds = 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        state = load(checkpoint, device)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
