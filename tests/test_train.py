@@ -234,6 +234,16 @@ def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage):
     assert torch.allclose(gradient(judged.mean()), wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
 
+def test_what_is_to_be_kept_stays(searched, tmp_path):
+    transforms, _ = weights.load(locate.by_name("tiny", (TINY,)))
+    pool = Pool(searched[False], torch.device("cpu"), 2)
+    common = {"name": "hyperprior", "config": json.loads(SMALL_ENTROPY), "learning_rate": 1e-3}
+    stages.train_entropy(pool, tmp_path / "a.pt", transforms, minutes=0.0, **common)
+    stages.train_entropy(pool, tmp_path / "b.pt", transforms, minutes=0.01, start=[tmp_path / "a.pt"], keep="hyper.h_a", **common)
+    before, after = (torch.load(tmp_path / name, weights_only=True)["average"] for name in ("a.pt", "b.pt"))
+    assert {key for key in before if torch.equal(before[key], after[key])} == {key for key in before if key.startswith("hyper.h_a")}
+
+
 def test_a_share_that_is_rounded_up_draws_the_last_crop(searched, monkeypatch):
     pool = Pool(searched[False], torch.device("cpu"), 4)
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2**-24))

@@ -73,12 +73,12 @@ def train_transforms(
 
 
 def train_entropy(
-    pool: Pool, checkpoint: Path, transforms: nn.Module, *, name: str, config: dict, start: Sequence[Path] = (), **options
+    pool: Pool, checkpoint: Path, transforms: nn.Module, *, name: str, config: dict, start: Sequence[Path] = (), keep: str = "", **options
 ) -> None:
     """Train the entropy model `name` on the latents of `pool`, those of frozen `transforms`; see loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
-    there (adopt.py).
+    there (adopt.py). `keep`: parameters whose names begin with that stay as they start.
     """
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
@@ -90,6 +90,9 @@ def train_entropy(
         adopt.adopt(nn.ModuleDict({"entropy": entropy}), there)
         if hasattr(entropy, "picture") and "entropy.picture.weight" not in there:  # motion, of which a model of pictures knows nothing
             linear_start.initialise_motion(transforms, entropy, pool)
+
+    for key, parameter in entropy.named_parameters():
+        parameter.requires_grad_(not (keep and key.startswith(keep)))
 
     def batch_loss(model, latents):
         losses, parts = loss.latent_rate_distortion(transforms.config, model, latents)
