@@ -12,7 +12,7 @@ A frame of a sequence is coded like a picture, by an entropy model that also kno
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,10 @@ from . import coders, container, image, locate, search, weights
 from .container import LEVELS, STRIDE, Frame, Header
 from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .entropy import base, gaussian
-from .errors import BadWeights, Corrupt, LicError
+from .errors import BadWeights, Corrupt, LicError, MissingWeights
+
+STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
+PLAIN = "hyperprior"
 
 
 class Codec:
@@ -47,7 +50,7 @@ class Codec:
         max_pixels: int = container.MAX_PIXELS,
         temporal: str = TEMPORAL,
     ):
-        self.name, self.temporal_name = f"{model}-{entropy}", f"{model}-{temporal}"
+        self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = device_of(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
@@ -70,7 +73,10 @@ class Codec:
         height, width, _ = samples.shape
         level = _level(quality)
         models = self._load(self.path)
-        frame, _ = self._code(models, *self._analysis(models, samples, level), level, effort)
+        rounded = self._analysis(models, samples, level)
+        frame, _ = self._code(models, *rounded, level, effort)
+        if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
+            models, frame = self._tamed(models, frame, rounded, level, effort)
         return container.pack(Header(width, height, models.fingerprint, level, profile), [frame])
 
     @torch.no_grad()
@@ -178,6 +184,17 @@ class Codec:
             writer = coders.Writer()
             base.write(models.entropy, y_hat, self._levels(level), writer, previous, z_hat)
         return Frame(_checksum(y_hat), writer.bytes(), previous is not None), y_hat
+
+    def _tamed(
+        self, models: weights.Models, frame: Frame, rounded: tuple[Tensor, Tensor], level: int, effort: int
+    ) -> tuple[weights.Models, Frame]:
+        """The smallest frame without search, or without context: of pictures like none in training these can know better."""
+        tried = [(models, frame), (models, self._code(models, *rounded, level, 0)[0])]
+        with suppress(MissingWeights):
+            plain = self._load(locate.by_name(f"{self.model}-{PLAIN}", self.folders))
+            if plain.latents_of == models.latents_of:
+                tried.append((plain, self._code(plain, *rounded, level, effort)[0]))
+        return min(tried, key=lambda one: len(one[1].payload))
 
     def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:
         with self._timed("transform"):
