@@ -27,7 +27,7 @@ SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
 SMALL_CONFIGS = {  # of models that want another one
     "factorized": {}, "local-dictionary": {"entries": 5},
     "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
-    "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "hidden": [24, 16], "attention": 2, "token": 16, "heads": 2},
+    "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 2, "token": 16, "heads": 2},
     "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
 }  # fmt: skip
 

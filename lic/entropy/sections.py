@@ -24,7 +24,6 @@ two layers cannot make a logarithm.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +44,8 @@ class ParallelConfig(Sizes):
     """Sizes of `Sections`."""
 
     sections: tuple[int, ...] = (1, 1, 2, 3, 3, 6)  # their shares of the channels; strong channels come first
-    inside: str | tuple[str, ...] = "checkerboard"  # keys of ORDERS, one for each section; of fewer the last one for all others, too
-    hidden: int | tuple[int, ...] = 160  # features of the layers, likewise
+    inside: str | tuple[str, ...] = "checkerboard"  # keys of ORDERS, one for each section; the last one for all others, too
+    hidden: int = 160
     attention: int = 0  # how many sections attend, from the first on
     token: int = 96  # features of attention
     heads: int = 3
@@ -60,7 +59,6 @@ class GlobalParallelConfig(ParallelConfig):
     """The same with other defaults."""
 
     inside: tuple[str, ...] = ("quarters", "quarters", "checkerboard")
-    hidden: tuple[int, ...] = (384, 384, 320, 224, 160)  # where most of the bits are, and the fewest inputs
     attention: int = 2
 
 
@@ -70,14 +68,6 @@ class CrossChannelConfig(ParallelConfig):
 
     inside: str = "wavefront"
     hidden: int = 256
-
-
-def _of_each(given: Any, sections: int, what: str) -> list:
-    """What a config gives once, or for the first sections, of each of them."""
-    values = [*given] if isinstance(given, (tuple, list)) else [given]
-    if not 1 <= len(values) <= sections:
-        raise LicError(f"{sections} sections cannot have {len(values)} {what}")
-    return values + values[-1:] * (sections - len(values))
 
 
 class Section(nn.Module):
@@ -100,12 +90,12 @@ class Section(nn.Module):
 class Attention(nn.Module):
     """Adds to the features of one section's cells what its known cells say, wherever they are."""
 
-    def __init__(self, inputs: int, hidden: int, config: ParallelConfig):
+    def __init__(self, inputs: int, config: ParallelConfig):
         super().__init__()
         self.known = ExactLinear(inputs, config.token)
-        self.query = ExactLinear(hidden, config.token)
+        self.query = ExactLinear(config.hidden, config.token)
         self.block = Block(config.token, config.heads, config.ratio, config.diamond, config.window)
-        self.correction = ExactLinear(config.token, hidden)
+        self.correction = ExactLinear(config.token, config.hidden)
         nn.init.normal_(self.correction.weight, std=0.1 * config.token**-0.5)
 
     def remember(self, rows: tuple[Tensor, ...]) -> Tensor:
@@ -125,8 +115,11 @@ class Sections(EntropyModel):
         self.config, self.latents, self.groups = config, config.latents, sum(config.sections)
         if min(config.sections) < 1 or config.latents % self.groups:
             raise LicError(f"{config.latents} latent channels cannot be split in sections of shares {tuple(config.sections)}")
-        self.inside, reaches = zip(*map(orders.by_name, _of_each(config.inside, len(config.sections), "orders")), strict=True)
-        hidden = _of_each(config.hidden, len(config.sections), "sizes of layers")
+        names = [config.inside] if isinstance(config.inside, str) else [*config.inside]
+        if not 1 <= len(names) <= len(config.sections):
+            raise LicError(f"{len(config.sections)} sections cannot have {len(names)} orders")
+        names += names[-1:] * (len(config.sections) - len(names))
+        self.inside, reaches = zip(*map(orders.by_name, names), strict=True)
         self.taps = [orders.known_taps(inside(8, 8), reach) for inside, reach in zip(self.inside, reaches, strict=True)]
         self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
@@ -138,9 +131,9 @@ class Sections(EntropyModel):
         for k, taps in enumerate(self.taps):
             begin, end = self.first[k : k + 2]
             inputs = self.neighbours[k] + 2 * len(taps) * (end - begin)
-            self.sections.append(Section(inputs, end - begin, hidden[k], config.anchors))
+            self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors))
             if k < config.attention:
-                self.attention.append(Attention(config.side + 2 * end, hidden[k], config))
+                self.attention.append(Attention(config.side + 2 * end, config))
 
     def order(self, h: int, w: int) -> Tensor:
         steps = [inside(h, w) for inside in self.inside]
