@@ -105,7 +105,8 @@ def _is_other(target: Path) -> bool:
 def encode(sources, target, quality, effort, gop, device, threads, max_pixels, quiet, **models):
     """Compress an image file that Pillow can read into a .lic file.
 
-    The orientation that EXIF asks for is applied and an ICC profile is kept; other metadata is not stored.
+    The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
+    loss); other metadata is not stored.
 
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. Durations and loops of an animation are not stored.
@@ -203,7 +204,8 @@ def info(source, as_json):
         "bits_per_pixel": round(8 * len(data) / pixels, 4), "quality": round(header.quality, 2),
         "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
         "payload_bytes": sum(len(frame.payload) for frame in frames),
-        "icc_profile_bytes": len(header.profile or b""), "format_version": container.VERSION, "frames": len(frames),
+        "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": len(header.alpha or b""),
+        "format_version": container.VERSION, "frames": len(frames),
     }  # fmt: skip
     if header.predicted_by:
         facts |= {

@@ -25,7 +25,8 @@ from . import coders, container, image, locate, search, weights
 from .container import LEVELS, STRIDE, Frame, Header
 from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .entropy import base, gaussian
-from .errors import BadWeights, Corrupt, LicError, MissingWeights
+from .errors import BadWeights, Corrupt, LicError, MissingWeights, Unsupported
+from .image import Samples
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
@@ -69,15 +70,16 @@ class Codec:
         quality: 0 (smallest) .. 100 (best). effort: 0 .. 9, how long to look for better integers (see search.py).
         """
         self.seconds = {}
-        samples, profile = self._samples(picture)
-        height, width, _ = samples.shape
+        rgb, alpha, profile = self._samples(picture)
+        height, width, _ = rgb.shape
         level = _level(quality)
         models = self._load(self.path)
-        rounded = self._analysis(models, samples, level)
+        rounded = self._analysis(models, rgb, level)
         frame, _ = self._code(models, *rounded, level, effort)
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
-        return container.pack(Header(width, height, models.fingerprint, level, profile), [frame])
+        alpha = None if alpha is None else image.pack_alpha(alpha)
+        return container.pack(Header(width, height, models.fingerprint, level, profile, alpha=alpha), [frame])
 
     @torch.no_grad()
     def decode(self, data: bytes, number: int | None = None) -> Image.Image:
@@ -113,16 +115,18 @@ class Codec:
         header, frames, y_hat, since_intra = None, [], None, 0
         for number, picture in enumerate(pictures, 1):
             try:
-                samples, profile = self._samples(picture)
+                rgb, alpha, profile = self._samples(picture)
+                if alpha is not None:
+                    raise Unsupported("transparency (alpha) is not supported in sequences yet")
             except LicError as error:
                 raise type(error)(f"frame {number}: {error}") from error
-            height, width, _ = samples.shape
+            height, width, _ = rgb.shape
             header = header or Header(width, height, intra.fingerprint, level, profile, temporal.fingerprint)
             if (width, height) != (header.width, header.height):
                 raise LicError(f"frame {number}: {width}x{height} pixels, but the first frame has {header.width}x{header.height}")
             if profile != header.profile:
                 raise LicError(f"frame {number}: another ICC profile than the first frame's")
-            rounded = self._analysis(intra, samples, level)
+            rounded = self._analysis(intra, rgb, level)
             coded = [self._code(intra, *rounded, level, effort)]
             if frames and since_intra < gop:
                 coded.append(self._code(temporal, *rounded, level, effort, y_hat))
@@ -165,10 +169,10 @@ class Codec:
                 raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
             yield models, latents
 
-    def _analysis(self, models: weights.Models, samples: np.ndarray, level: int) -> tuple[Tensor, Tensor]:
-        """samples: (H, W, 3) uint8 -> x (1, 3, H, W) in [0, 1], and its rounded latents (1, M, h, w)."""
+    def _analysis(self, models: weights.Models, rgb: np.ndarray, level: int) -> tuple[Tensor, Tensor]:
+        """rgb: (H, W, 3) uint8 -> x (1, 3, H, W) in [0, 1], and its rounded latents (1, M, h, w)."""
         with self._timed("transform"):
-            x = torch.from_numpy(samples.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
+            x = torch.from_numpy(rgb.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
             padded = _pad(x).contiguous(memory_format=torch.channels_last)
             y = models.transforms.analysis(padded, self._levels(level))
             return x, torch.round(y).clamp(-base.Y_LIMIT, base.Y_LIMIT)
@@ -201,9 +205,10 @@ class Codec:
             y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(*latents.table))
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
-        return image.from_samples(x_hat.permute(1, 2, 0).cpu().numpy(), header.profile)
+        alpha = None if header.alpha is None else image.unpack_alpha(header.alpha, header.width, header.height)
+        return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile))
 
-    def _samples(self, picture: Image.Image) -> tuple[np.ndarray, bytes | None]:
+    def _samples(self, picture: Image.Image) -> Samples:
         container.check_size(*picture.size, self.max_pixels)
         return image.to_samples(picture)
 

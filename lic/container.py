@@ -2,13 +2,15 @@
 
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
     version      1    02
-    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; all other bits are 0
+    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bit 2: an alpha channel follows, too,
+                      not in a sequence; all other bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
     quality      v    level 0..4096; quality is level / 40.96
     symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`); not in a sequence
     [profile     v+n  length in bytes, then the ICC profile, zlib-compressed]
+    [alpha       v+n  length in bytes, then the opacity of all pixels as a PNG file of its own, grey, of 1 or 8 bits]
     payload      n    the range coder's bytes, up to the crc; in a sequence, what follows below
     crc          4    CRC-32 (zlib) of everything before it, little-endian
 
@@ -36,7 +38,7 @@ MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
-FLAG_PROFILE, FLAG_SEQUENCE = 1, 2
+FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA = 1, 2, 4
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
 MAX_PROFILE = 2**24  # bytes of an ICC profile, decompressed
@@ -52,6 +54,7 @@ class Header:
     level: int  # 0..LEVELS
     profile: bytes | None = None  # ICC profile, as it came
     predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
+    alpha: bytes | None = None  # PNG file of the opacity; not of a sequence
 
     @property
     def quality(self) -> float:
@@ -120,7 +123,8 @@ class _Cursor:
 
 def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
-    flags = (FLAG_PROFILE if header.profile else 0) | (FLAG_SEQUENCE if header.predicted_by else 0)
+    sections = {FLAG_PROFILE: header.profile, FLAG_SEQUENCE: header.predicted_by, FLAG_ALPHA: header.alpha}
+    flags = sum(flag for flag, there in sections.items() if there)
     parts = [MAGIC, bytes([VERSION, flags])]
     parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
     if not header.predicted_by:
@@ -131,6 +135,8 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
             raise LicError(f"ICC profile of {len(header.profile)} bytes is over the limit of {MAX_PROFILE}")
         profile = zlib.compress(header.profile, 9)
         parts += [_varint(len(profile)), profile]
+    if header.alpha:
+        parts += [_varint(len(header.alpha)), header.alpha]
     if header.predicted_by:
         parts += [header.predicted_by, _varint(len(frames))]
         for frame in frames:
@@ -150,7 +156,7 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     version, flags = cursor.take(2, "header")
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
-    if flags & ~(FLAG_PROFILE | FLAG_SEQUENCE):
+    if flags not in (0, FLAG_PROFILE, FLAG_SEQUENCE, FLAG_PROFILE | FLAG_SEQUENCE, FLAG_ALPHA, FLAG_PROFILE | FLAG_ALPHA):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -164,11 +170,13 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
         raise Corrupt("damaged: quality out of range")
     sequence = flags & FLAG_SEQUENCE
     symbols = None if sequence else cursor.symbols()
-    profile = None
+    profile = alpha = None
     if flags & FLAG_PROFILE:
         profile = _inflate(cursor.take(cursor.varint("profile"), "profile"))
+    if flags & FLAG_ALPHA:
+        alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel")
     if not sequence:
-        return Header(width, height, weights, level, profile), [Frame(symbols, cursor.rest())]
+        return Header(width, height, weights, level, profile, alpha=alpha), [Frame(symbols, cursor.rest())]
     predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
     return Header(width, height, weights, level, profile, predicted_by), _frames(cursor)
 

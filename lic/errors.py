@@ -14,7 +14,7 @@ class Corrupt(LicError):
 
 
 class Unsupported(LicError):
-    """Well-formed, but this version cannot do it (newer format, alpha, 16 bit …)."""
+    """Well-formed, but this version cannot do it (newer format, 16 bit, CMYK …)."""
 
 
 class TooLarge(LicError):

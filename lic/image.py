@@ -4,12 +4,13 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .container import MAX_PIXELS, check_size
-from .errors import LicError, Unsupported
+from .errors import Corrupt, LicError, Unsupported
 
 # what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000", "QOI", "TGA", "ICO", "PCX")
@@ -86,11 +87,19 @@ def frames(image: Image.Image) -> Iterator[Image.Image]:
         yield picture
 
 
-def to_samples(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
-    """A Pillow image -> RGB samples (H, W, 3) uint8, upright, and its ICC profile.
+class Samples(NamedTuple):
+    """What is kept of a picture, upright."""
 
-    Grey, palette and bilevel images become RGB, which loses nothing; an alpha channel is accepted only
-    if it is opaque everywhere. Raises Unsupported for the rest.
+    rgb: np.ndarray  # (H, W, 3) uint8
+    alpha: np.ndarray | None  # opacity, (H, W) uint8, unless all is opaque
+    profile: bytes | None  # ICC
+
+
+def to_samples(image: Image.Image) -> Samples:
+    """A Pillow image -> its samples.
+
+    Grey, palette and bilevel images become RGB, which loses nothing. Colours that are fully transparent follow their
+    surroundings: nobody sees them, and so they cost next to nothing. Raises Unsupported for what cannot be kept.
     """
     if frame_count(image) > 1:
         raise Unsupported(f"{frame_count(image)} frames: an animation, not a picture")
@@ -100,27 +109,72 @@ def to_samples(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
         _refuse_deep(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-            if image.getextrema()[3] != (255, 255):
-                raise Unsupported("transparency (alpha) is not supported yet")
         profile = image.info.get("icc_profile") or None
         if profile and profile[16:20] == b"GRAY":
             raise Unsupported("an ICC profile for grey samples is not supported yet")
         with suppress(Exception):  # EXIF data that nobody can read say nothing of an orientation
             image = ImageOps.exif_transpose(image)
-        return np.asarray(image.convert("RGB")), profile
+        rgb, alpha = np.asarray(image.convert("RGB")), None
+        if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+            alpha = np.asarray(image.getchannel("A"))
+            rgb = _filled(rgb, alpha)
+        return Samples(rgb, alpha, profile)
 
 
-def from_samples(samples: np.ndarray, profile: bytes | None) -> Image.Image:
-    """RGB samples (H, W, 3) uint8 -> a Pillow image with that ICC profile."""
-    image = Image.fromarray(samples)
+def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 with the colours around them where alpha (H, W) is 0: by a pyramid of means down and up again."""
+    weight = alpha[..., None] / np.float32(255)
+    colour, levels = rgb * weight, []
+    while max(weight.shape[:2]) > 1:
+        levels.append((colour, weight))
+        h, w, _ = weight.shape
+        colour, weight = (
+            np.pad(x, ((0, h % 2), (0, w % 2), (0, 0))).reshape(-(-h // 2), 2, -(-w // 2), 2, -1).sum((1, 3)) for x in (colour, weight)
+        )
+        colour, weight = (x / np.maximum(weight, 1) for x in (colour, weight))
+    colour = colour / np.maximum(weight, 1e-9)
+    for fine, there in reversed(levels):
+        h, w, _ = there.shape
+        colour = fine + (1 - there) * colour.repeat(2, 0).repeat(2, 1)[:h, :w]
+    return np.where(alpha[..., None] > 0, rgb, colour.round().clip(0, 255).astype(np.uint8))
+
+
+def from_samples(samples: Samples) -> Image.Image:
+    """The inverse of to_samples."""
+    rgb, alpha, profile = samples
+    image = Image.fromarray(rgb if alpha is None else np.dstack((rgb, alpha)))
     if profile:
         image.info["icc_profile"] = profile
     return image
 
 
+def pack_alpha(alpha: np.ndarray) -> bytes:
+    """Opacity (H, W) uint8 -> the bytes of a PNG file."""
+    image, out = Image.fromarray(alpha), io.BytesIO()
+    if np.isin(alpha, (0, 255)).all():
+        image = image.convert("1", dither=Image.Dither.NONE)
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
+    """The inverse of pack_alpha, of a picture of that size; anything else is Corrupt."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.size != (width, height) or image.mode not in ("1", "L"):
+            raise Corrupt("damaged: the alpha channel does not fit the picture")
+        return np.asarray(image.convert("L"))
+    except LicError:
+        raise
+    except Exception as error:  # see _reading
+        raise Corrupt("damaged: alpha channel") from error
+
+
 def to_bytes(image: Image.Image, format: str) -> bytes:
     """A Pillow image -> the bytes of a lossless image file in a format of Pillow's."""
-    options = {"lossless": True} if format == "WEBP" else {}
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    if image.mode == "RGBA" and format in ("PPM", "BMP"):
+        raise LicError(f"{format} cannot hold this image's transparency; decode to PNG")
     if profile := image.info.get("icc_profile"):
         if format in ("PPM", "BMP"):
             raise LicError(f"{format} cannot hold this image's ICC profile; decode to PNG")

@@ -9,7 +9,7 @@ from conftest import DATA, TINY, alike
 from PIL import Image
 
 import lic
-from lic import container, weights
+from lic import container, image, weights
 from lic.codec import Codec
 from lic.errors import Corrupt, LicError, MissingWeights, TooLarge, Unsupported
 
@@ -43,6 +43,25 @@ def test_what_is_like_no_photograph_is_not_made_larger_by_context():
     by_itself = Codec(entropy="hyperprior").encode(stripes, 100, effort=0)
     assert data == by_itself  # 12 bits a pixel; by context it would be 29
     assert psnr(codec.decode(data), stripes.convert("RGB")) > 25
+
+
+def test_alpha_is_kept_without_loss(tiny, sample):
+    alpha = np.zeros((100, 150), np.uint8)
+    alpha[10:90, 20:120] = np.linspace(0, 255, 100).astype(np.uint8)
+    picture = sample.crop((0, 0, 150, 100))
+    picture.putalpha(Image.fromarray(alpha))
+    data = tiny.encode(picture, 90)
+    decoded = tiny.decode(data)
+    assert decoded.mode == "RGBA"
+    assert np.array_equal(np.asarray(decoded)[..., 3], alpha)
+    seen = alpha > 0
+    assert psnr(np.asarray(decoded)[seen][:, :3], np.asarray(picture)[seen][:, :3]) > 17
+    with pytest.raises(LicError, match="alpha"):
+        tiny.encode_sequence([picture, picture])
+    header, frames = container.unpack(data)
+    other = image.pack_alpha(alpha[1:])
+    with pytest.raises(Corrupt, match="alpha channel"):
+        tiny.decode(container.pack(dataclasses.replace(header, alpha=other), frames))
 
 
 def test_noise_survives(tiny, noise_image):

@@ -44,7 +44,19 @@ def test_profile_round_trip():
         assert len(data) < 100
 
 
-@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), GOLDEN_SEQUENCE])
+def test_alpha_is_stored_as_it_is():
+    header = Header(1, 1, b"abcd", 0, alpha=b"png")
+    data = pack(header, [FRAME])
+    assert data[:-4] == bytes.fromhex("8a4c4943 02 04 01 01") + b"abcd" + bytes.fromhex("00 efbe 03") + b"pngpayload"
+    assert unpack(data) == (header, [FRAME])
+    both = Header(3, 5, b"abcd", 1, b"icc", alpha=b"png")
+    assert unpack(pack(both, [FRAME])) == (both, [FRAME])
+
+
+WITH_ALPHA = pack(Header(3, 5, b"abcd", 1, b"icc", alpha=b"alpha"), [FRAME])
+
+
+@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, GOLDEN_SEQUENCE])
 def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data):
     for length in range(len(data)):
         with pytest.raises(LicError):
@@ -67,6 +79,8 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (GOLDEN[:5], Corrupt, "truncated"),
         (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
         (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
+        (GOLDEN[:5] + b"\x06" + GOLDEN[6:], Unsupported, "unknown flags 0x06"),
+        (sealed(b"\x8aLIC\x02\x04\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its alpha channel"),
         (GOLDEN + b"\0", Corrupt, "checksum"),
         (sealed(b"\x8aLIC\x02\x00"), Corrupt, "width"),
         (sealed(b"\x8aLIC\x02\x00\x00\x01abcd\x00\x00\x00"), Corrupt, "without pixels"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lic import image
-from lic.errors import LicError, TooLarge, Unsupported
+from lic.errors import Corrupt, LicError, TooLarge, Unsupported
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -20,33 +20,68 @@ def saved(picture, format, **options) -> bytes:
 
 
 def test_rgb_is_untouched():
-    samples, profile = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG")))
+    samples, alpha, profile = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG")))
     assert np.array_equal(samples, RGB)
+    assert alpha is None
     assert profile is None
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_modes_that_convert_without_loss(mode):
     picture = Image.fromarray(RGB).convert(mode)
-    samples, _ = image.to_samples(picture)
+    samples, alpha, _ = image.to_samples(picture)
     assert np.array_equal(samples, np.asarray(picture.convert("RGB")))
+    assert alpha is None
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_opaque_alpha_is_accepted_and_real_alpha_refused(mode):
+def test_opaque_alpha_is_none_and_other_alpha_is_kept(mode):
     picture = Image.fromarray(RGB).convert(mode)
-    samples, _ = image.to_samples(picture)
-    assert np.array_equal(samples, np.asarray(picture.convert("RGB")))
-    picture.putalpha(128)
-    with pytest.raises(Unsupported, match="alpha"):
-        image.to_samples(picture)
+    samples = image.to_samples(picture)
+    assert np.array_equal(samples.rgb, np.asarray(picture.convert("RGB")))
+    assert samples.alpha is None
+    picture.putalpha(Image.fromarray(RGB[..., 0]))
+    samples = image.to_samples(picture)
+    assert np.array_equal(samples.alpha, RGB[..., 0])
+    assert np.array_equal(samples.rgb, np.asarray(picture.convert("RGB")))
+    back = image.from_samples(samples)
+    assert back.mode == "RGBA"
+    assert np.array_equal(np.asarray(back), np.asarray(picture.convert("RGBA")))
+    with pytest.raises(LicError, match="BMP cannot hold"):
+        image.to_bytes(back, "BMP")
 
 
-def test_palette_transparency_is_refused():
+def test_palette_transparency_is_alpha():
     picture = Image.fromarray(RGB).convert("P")
-    data = saved(picture, "PNG", transparency=int(np.asarray(picture)[0, 0]))
-    with pytest.raises(Unsupported, match="alpha"):
-        image.to_samples(image.open_bytes(data))
+    index = int(np.asarray(picture)[0, 0])
+    samples = image.to_samples(image.open_bytes(saved(picture, "PNG", transparency=index)))
+    assert np.array_equal(samples.alpha == 0, np.asarray(picture) == index)
+
+
+def test_colours_that_nobody_sees_follow_their_surroundings():
+    rgba = np.zeros((37, 50, 4), np.uint8)
+    rgba[5:30, 7:25] = (200, 100, 50, 255)
+    rgba[31, 40] = (0, 0, 255, 1)
+    filled = image.to_samples(Image.fromarray(rgba)).rgb
+    assert np.array_equal(filled[rgba[..., 3] > 0], rgba[rgba[..., 3] > 0][:, :3])
+    assert filled[20, 26].tolist() == [200, 100, 50]
+    assert np.abs(np.diff(filled.astype(int), axis=1)).mean() < 1
+    nothing = image.to_samples(Image.new("RGBA", (3, 2), (9, 9, 9, 0)))
+    assert not nothing.rgb.any()
+    assert not nothing.alpha.any()
+
+
+@pytest.mark.parametrize("alpha", [RGB[..., 0], 255 * (RGB[..., 0] > 99).astype(np.uint8), np.zeros((1, 1), np.uint8)])
+def test_alpha_in_bytes_and_back(alpha):
+    h, w = alpha.shape
+    data = image.pack_alpha(alpha)
+    assert np.array_equal(image.unpack_alpha(data, w, h), alpha)
+    wrong = [data[: len(data) // 2], b""]
+    for mode, size, format in (("RGB", (w, h), "PNG"), ("L", (w, h), "BMP"), ("L", (w, 9), "PNG")):
+        wrong.append(saved(Image.new(mode, size), format))
+    for bad in wrong:
+        with pytest.raises(Corrupt, match="alpha channel"):
+            image.unpack_alpha(bad, w, h)
 
 
 @pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "or 32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
@@ -123,7 +158,7 @@ def test_animation_is_refused():
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
-    samples, _ = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", exif=exif)))
+    samples, *_ = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", exif=exif)))
     assert samples.shape == (7, 5, 3)
     assert np.array_equal(samples, np.rot90(RGB, -1))
     opaque = saved(Image.fromarray(RGB).convert("RGBA"), "PNG", exif=exif)
@@ -151,14 +186,16 @@ def test_damaged_animations_are_lic_errors(format):
 
 def test_profile_is_kept_and_written():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    samples, kept = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", icc_profile=profile)))
-    assert kept == profile
-    back = Image.open(io.BytesIO(image.to_bytes(image.from_samples(samples, kept), "PNG")))
+    samples = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG", icc_profile=profile)))
+    assert samples.profile == profile
+    back = Image.open(io.BytesIO(image.to_bytes(image.from_samples(samples), "PNG")))
     assert back.info["icc_profile"] == profile
     with pytest.raises(LicError, match="PPM cannot hold"):
-        image.to_bytes(image.from_samples(samples, kept), "PPM")
+        image.to_bytes(image.from_samples(samples), "PPM")
     grey = Image.fromarray(RGB).convert("L")
-    assert image.to_samples(image.open_bytes(saved(grey, "PNG", icc_profile=profile)))[1] == profile  # an RGB profile fits what it becomes
+    assert (
+        image.to_samples(image.open_bytes(saved(grey, "PNG", icc_profile=profile))).profile == profile
+    )  # an RGB profile fits what it becomes
     of_grey = profile[:16] + b"GRAY" + profile[20:]
     for picture in (grey, grey.convert("LA")):
         with pytest.raises(Unsupported, match="profile for grey"):
