@@ -10,7 +10,7 @@
     quality      v    level 0..4096; quality is level / 40.96
     symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`); not in a sequence
     [profile     v+n  length in bytes, then the ICC profile, zlib-compressed]
-    [alpha       v+n  length in bytes, then the opacity of all pixels as a PNG file of its own, grey, of 1 or 8 bits]
+    [alpha       v+n  length in bytes, then the opacity of all pixels as a file of its own, a grey PNG or lossless WebP]
     payload      n    the range coder's bytes, up to the crc; in a sequence, what follows below
     crc          4    CRC-32 (zlib) of everything before it, little-endian
 
@@ -54,7 +54,7 @@ class Header:
     level: int  # 0..LEVELS
     profile: bytes | None = None  # ICC profile, as it came
     predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
-    alpha: bytes | None = None  # PNG file of the opacity; not of a sequence
+    alpha: bytes | None = None  # image file of the opacity; not of a sequence
 
     @property
     def quality(self) -> float:

@@ -149,19 +149,24 @@ def from_samples(samples: Samples) -> Image.Image:
 
 
 def pack_alpha(alpha: np.ndarray) -> bytes:
-    """Opacity (H, W) uint8 -> the bytes of a PNG file."""
-    image, out = Image.fromarray(alpha), io.BytesIO()
+    """Opacity (H, W) uint8 -> the bytes of a grey picture, PNG or lossless WebP, whichever is smaller."""
+    image = Image.fromarray(alpha)
     if np.isin(alpha, (0, 255)).all():
         image = image.convert("1", dither=Image.Dither.NONE)
-    image.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    packed = []
+    for format, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "quality": 100, "method": 6})):
+        with suppress(OSError, ValueError, KeyError):  # WebP ends at 16383 pixels a side, and not every Pillow has it
+            out = io.BytesIO()
+            image.save(out, format, **options)
+            packed.append(out.getvalue())
+    return min(packed, key=len)
 
 
 def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
     """The inverse of pack_alpha, of a picture of that size; anything else is Corrupt."""
     try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.size != (width, height) or image.mode not in ("1", "L"):
+        image = Image.open(io.BytesIO(data), formats=["PNG", "WEBP"])
+        if image.size != (width, height) or image.mode not in ("1", "L", "RGB"):  # WebP has no grey
             raise Corrupt("damaged: the alpha channel does not fit the picture")
         return np.asarray(image.convert("L"))
     except LicError:

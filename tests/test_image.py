@@ -77,7 +77,7 @@ def test_alpha_in_bytes_and_back(alpha):
     data = image.pack_alpha(alpha)
     assert np.array_equal(image.unpack_alpha(data, w, h), alpha)
     wrong = [data[: len(data) // 2], b""]
-    for mode, size, format in (("RGB", (w, h), "PNG"), ("L", (w, h), "BMP"), ("L", (w, 9), "PNG")):
+    for mode, size, format in (("RGBA", (w, h), "PNG"), ("L", (w, h), "BMP"), ("L", (w, 9), "PNG")):
         wrong.append(saved(Image.new(mode, size), format))
     for bad in wrong:
         with pytest.raises(Corrupt, match="alpha channel"):
