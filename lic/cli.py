@@ -12,16 +12,17 @@ import sys
 import time
 from collections import deque
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import click
 
-from . import __version__, container, files, locate, workshop
+from . import __version__, batch, container, files, locate, workshop
+from .batch import shown
 from .defaults import ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
 from .errors import LicError, MissingWeights
 from .options import device_option, effort_option, pixels_option, quiet_option, threads_option, weights_option
 
-PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
@@ -36,6 +37,7 @@ def cli():
     \b
     lic encode photo.png photo.lic          compress
     lic encode -q 80 photo.jpg photo.lic    better quality, larger file
+    lic encode -O small/ *.png              many files, each into one of its own
     lic encode a.png b.png c.png film.lic   a sequence of frames
     lic decode photo.lic photo.png          decompress
     lic decode film.lic frames/             all frames, into a folder
@@ -46,36 +48,37 @@ def cli():
 
 
 @contextmanager
-def _about(path: Path | deque[Path]):
+def _about(*paths: Path, left: deque[Path] | None = None):
     """Name the file in every error about it; of several, the first that is left then."""
     try:
         yield
     except LicError as error:
-        raise type(error)(f"{_shown(path)}: {error}") from error
+        raise type(error)(f"{shown((left or paths)[0])}: {error}") from error
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
-        raise LicError(f"{_shown(path)}: {error.strerror or error}") from error
-
-
-def _shown(path: Path | deque[Path]) -> str:
-    path = path[0] if isinstance(path, deque) else path
-    return "standard input" if path == files.STREAM else click.format_filename(path)
+        raise LicError(f"{shown((left or paths)[0])}: {error.strerror or error}") from error
 
 
 def _codec(device: str, threads: int | None, max_pixels: int, **options):
-    import torch
+    """-> a function that gives the codec, one and the same: torch is loaded when it is asked for first."""
 
-    from .codec import Codec
+    @cache
+    def codec():
+        import torch
 
-    if threads:
-        torch.set_num_threads(threads)
-    return Codec(device=device, max_pixels=max_pixels, **options)
+        from .codec import Codec
+
+        if threads:
+            torch.set_num_threads(threads)
+        return Codec(device=device, max_pixels=max_pixels, **options)
+
+    return codec
 
 
 def _not_the_same(source: Path, target: Path) -> None:
     if files.STREAM not in (source, target) and target.exists() and source.exists() and os.path.samefile(source, target):
-        raise click.UsageError(f"{_shown(target)} is both input and output")
+        raise click.UsageError(f"{shown(target)} is both input and output")
 
 
 def _is_other(target: Path) -> bool:
@@ -89,8 +92,7 @@ def _is_other(target: Path) -> bool:
 
 
 @cli.command()
-@click.argument("sources", type=PATH, metavar="IN...", nargs=-1, required=True)
-@click.argument("target", type=PATH, metavar="OUT")
+@batch.options
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True, help="0 (smallest) .. 100 (best).")
 @effort_option
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
@@ -102,8 +104,8 @@ def _is_other(target: Path) -> bool:
 @threads_option
 @pixels_option
 @quiet_option
-def encode(sources, target, quality, effort, gop, device, threads, max_pixels, quiet, **models):
-    """Compress an image file that Pillow can read into a .lic file.
+def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, **options):
+    """Compress an image file that Pillow can read into a .lic file; with -O, many, each into one of its own.
 
     The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
     loss); other metadata is not stored.
@@ -111,24 +113,36 @@ def encode(sources, target, quality, effort, gop, device, threads, max_pixels, q
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. Durations and loops of an animation are not stored.
     """
+    models = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder}
+    work = partial(_encode, _codec(device, threads, max_pixels, **models), max_pixels=max_pixels, **options)
+    if into:
+        return batch.run(work, batch.outputs(names, into, ".lic"), skip, replace)
+    *sources, target = names
+    if not sources:
+        raise click.UsageError("Missing argument 'OUT'.")
+    if not replace and _is_other(target):
+        raise click.UsageError(f"the last name, {shown(target)}, is that of the output: call it something.lic")
+    if not (skip and target.exists()):
+        work(sources, target)
+
+
+def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
     from . import image
 
     for source in sources:
         _not_the_same(source, target)
     files.check_place(target)
-    if _is_other(target):
-        raise click.UsageError(f"the last name, {_shown(target)}, is that of the output: call it something.lic")
     with _about(sources[0]):
         picture = image.open_bytes(files.read(sources[0]), max_pixels)
     start = time.perf_counter()
-    codec, left = _codec(device, threads, max_pixels, **models), deque(sources)
-    with _about(left):
+    left = deque(sources)
+    with _about(left=left):
         if len(sources) > 1:
-            data = codec.encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
+            data = codec().encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
         elif image.frame_count(picture) > 1:
-            data = codec.encode_sequence(image.frames(picture), quality, effort, gop)
+            data = codec().encode_sequence(image.frames(picture), quality, effort, gop)
         else:
-            data = codec.encode(picture, quality, effort)
+            data = codec().encode(picture, quality, effort)
     seconds = time.perf_counter() - start
     with _about(target):
         files.write(target, data)
@@ -136,7 +150,7 @@ def encode(sources, target, quality, effort, gop, device, threads, max_pixels, q
         header, frames = container.unpack(data)
         size = f"{header.width}x{header.height}" + (f", {len(frames)} frames" if header.predicted_by else "")
         bpp = 8 * len(data) / (header.width * header.height * len(frames))
-        click.echo(f"{_shown(sources[0])}: {size}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s", err=True)
+        click.echo(f"{shown(sources[0])}: {size}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s", err=True)
 
 
 def _pictures(first, left: deque[Path], max_pixels: int):
@@ -150,48 +164,62 @@ def _pictures(first, left: deque[Path], max_pixels: int):
 
 
 @cli.command()
-@click.argument("source", type=PATH, metavar="IN")
-@click.argument("target", type=PATH, metavar="OUT")
+@batch.options
 @click.option("--format", "extension", type=click.Choice([e[1:] for e in FORMATS]), help="[default: by OUT's name, or png]")
 @click.option("--frame", "number", type=click.IntRange(1), metavar="N", help="Of a sequence, the N-th frame only.")
 @weights_option
 @device_option
 @threads_option
 @pixels_option
-def decode(source, target, extension, number, weights_folder, device, threads, max_pixels):
-    """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP.
+def decode(names, into, skip, replace, extension, number, weights_folder, device, threads, max_pixels):
+    """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP; with -O, many, each into one of its own.
 
     Of a sequence, OUT is a folder for all frames (0001.png, 0002.png, ...), or an image file for one --frame.
     """
+    extension = f".{extension}" if extension else None
+    work = partial(_decode, _codec(device, threads, max_pixels, weights_folder=weights_folder), number=number)
+    if into:
+        work = partial(work, extension=extension or ".png", many=True)
+        return batch.run(work, batch.outputs(names, into, extension or ".png"), skip, replace)
+    if len(names) != 2:
+        raise click.UsageError("decode takes one file and the name of the output; -O takes many")
+    if not (skip and names[1].exists()):
+        work(names[:1], names[1], extension=extension)
+
+
+def _decode(codec, sources, target, *, extension, number, many=False):
     from . import image
 
+    (source,) = sources
     _not_the_same(source, target)
     with _about(source):
         data = files.read(source)
         header, frames = container.unpack(data)  # a bad file is told at once, before torch is loaded
     folder = header.predicted_by is not None and number is None
-    extension = f".{extension}" if extension else ".png" if folder or target == files.STREAM else target.suffix.lower()
+    if folder and many:
+        target = target.with_suffix("")
+        if target.exists():
+            raise LicError(f"{shown(target)} is there already")
+    extension = extension or (".png" if folder or target == files.STREAM else target.suffix.lower())
     if extension not in FORMATS:
-        raise click.UsageError(f"cannot tell the format of {_shown(target)}: use one of {' '.join(FORMATS)}, or --format")
-    if folder and not target.is_dir() and (target == files.STREAM or target.suffix):
-        raise click.UsageError(f"{_shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
+        raise click.UsageError(f"cannot tell the format of {shown(target)}: use one of {' '.join(FORMATS)}, or --format")
+    if folder and not many and not target.is_dir() and (target == files.STREAM or target.suffix):
+        raise click.UsageError(f"{shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
     if not folder:
         files.check_place(target)
-    codec = _codec(device, threads, max_pixels, weights_folder=weights_folder)
-    if not folder:
         with _about(source):
-            decoded = codec.decode(data, number)
+            decoded = codec().decode(data, number)
         with _about(target):
             files.write(target, image.to_bytes(decoded, FORMATS[extension]))
         return
     target.mkdir(exist_ok=True)
     with _about(source):
-        for count, decoded in enumerate(codec.decode_sequence(data), 1):
+        for count, decoded in enumerate(codec().decode_sequence(data), 1):
             files.write(target / f"{count:04}{extension}", image.to_bytes(decoded, FORMATS[extension]))
 
 
 @cli.command()
-@click.argument("source", type=PATH, metavar="FILE")
+@click.argument("source", type=batch.PATH, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(source, as_json):
     """Print what a .lic file says of itself, without decoding it."""
@@ -200,7 +228,7 @@ def info(source, as_json):
         header, frames = container.unpack(data)
     pixels = header.width * header.height * len(frames)
     facts = {
-        "file": _shown(source), "width": header.width, "height": header.height, "bytes": len(data),
+        "file": shown(source), "width": header.width, "height": header.height, "bytes": len(data),
         "bits_per_pixel": round(8 * len(data) / pixels, 4), "quality": round(header.quality, 2),
         "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
         "payload_bytes": sum(len(frame.payload) for frame in frames),
@@ -227,7 +255,7 @@ def _name_of(fingerprint: bytes) -> str | None:
 
 
 @cli.command()
-@click.argument("source", type=PATH, metavar="FILE")
+@click.argument("source", type=batch.PATH, metavar="FILE")
 @weights_option
 @device_option
 @threads_option
@@ -238,25 +266,14 @@ def verify(source, weights_folder, device, threads, max_pixels, quiet):
     with _about(source):
         data = files.read(source)
         container.unpack(data)
-        for _ in _codec(device, threads, max_pixels, weights_folder=weights_folder).decode_sequence(data):
+        for _ in _codec(device, threads, max_pixels, weights_folder=weights_folder)().decode_sequence(data):
             pass
     if not quiet:
-        click.echo(f"{_shown(source)}: ok", err=True)
+        click.echo(f"{shown(source)}: ok", err=True)
 
 
 for command in workshop.COMMANDS:
     cli.add_command(command)
-
-
-def _one_line(error: BaseException) -> str:
-    if filename := getattr(error, "filename", None):
-        return f"{click.format_filename(filename)}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Of torch, too, which has no one exception for it."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _terminate(signum, frame):
@@ -276,10 +293,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit has nowhere to go
         code = 1
-    except (LicError, OSError, MemoryError, RuntimeError) as error:
-        if os.environ.get("LIC_DEBUG") or (isinstance(error, RuntimeError) and not _out_of_memory(error)):
-            raise
-        click.echo(f"lic: {'out of memory' if _out_of_memory(error) else _one_line(error)}", err=True)
+    except Exception as error:
+        batch.tell(error)
         code = 1
     code = code if isinstance(code, int) else 0
     try:

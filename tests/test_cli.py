@@ -80,6 +80,32 @@ def test_files_and_pipes_give_the_same_bytes(tmp_path):
     assert lic("verify", "--weights", TINY, "-", stdin=out.read_bytes()).stdout == b""
 
 
+def test_many_files_each_by_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "a.png")
+    Image.open(SAMPLE).crop((0, 0, 64, 80)).save("b.jpg")
+    Path("bad.png").write_bytes(b"no picture")
+    encode = ("encode", *TINY_OPTIONS, "-e", "0", "--quiet", "-O", "new/out")
+    assert b"bad.png: not an image" in lic(*encode, "a.png", "bad.png", "b.jpg", code=1).stderr
+    assert sorted(path.name for path in Path("new/out").iterdir()) == ["a.lic", "b.lic"]
+    before = Path("new/out/b.lic").read_bytes()
+    assert b"b.lic is there already" in lic(*encode, "-q", "90", "b.jpg", code=1).stderr
+    lic(*encode, "-q", "90", "-n", "b.jpg")
+    assert Path("new/out/b.lic").read_bytes() == before
+    lic(*encode, "-q", "90", "-f", "b.jpg")
+    assert Path("new/out/b.lic").read_bytes() != before
+    lic("encode", *TINY_OPTIONS, "-e", "0", "--quiet", "b.jpg", "b.jpg", "new/out/film.lic")
+    lic("decode", "--weights", TINY, "-O", "back", "--format", "ppm", *Path("new/out").iterdir())
+    assert sorted(str(path) for path in Path("back").rglob("*.ppm")) == [
+        "back/a.ppm", "back/b.ppm", "back/film/0001.ppm", "back/film/0002.ppm",
+    ]  # fmt: skip
+    for wrong in (("a.png", "new/a.jpg"), ("-",)):
+        lic(*encode, *wrong, code=2)
+    lic("decode", "new/out/a.lic", "new/out/b.lic", "x.png", code=2)
+    lic("encode", *TINY_OPTIONS, "-e", "0", "-f", "a.png", "bad.png")  # a name that is no .lic file's, by force
+    assert Path("bad.png").read_bytes().startswith(b"\x8aLIC")
+
+
 def test_a_shell_pipeline():
     command = f"{LIC} encode {' '.join(TINY_OPTIONS)} - - < {SAMPLE} 2>/dev/null | {LIC} decode --weights {TINY} - - | head -c 8"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
