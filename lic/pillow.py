@@ -1,0 +1,84 @@
+"""`import lic.pillow`, and Pillow opens and saves .lic files like any other format.
+
+Image.open("photo.lic")                                   header only; torch is loaded when pixels are asked for
+image.save("photo.lic", quality=75, effort=2)             icc_profile=…, else that of the image
+images[0].save("film.lic", save_all=True, append_images=images[1:])
+"""
+
+from functools import cache
+
+from PIL import Image, ImageFile
+
+from . import container
+from .defaults import EFFORT, QUALITY
+from .errors import LicError
+
+FORMAT = "LIC"
+
+
+@cache
+def _codec():
+    from .codec import Codec
+
+    return Codec()
+
+
+class LicImageFile(ImageFile.ImageFile):
+    """A picture, or a sequence of frames to seek in."""
+
+    format, format_description = FORMAT, "lic learned image codec"
+
+    def _open(self) -> None:
+        self._data = self.fp.read()
+        try:
+            header, frames = container.unpack(self._data)
+        except LicError as error:
+            raise SyntaxError(str(error)) from error  # what Pillow expects of files that are not for this format
+        self._size, self._mode = (header.width, header.height), "RGBA" if header.alpha else "RGB"
+        self.info |= {"quality": header.quality} | ({"icc_profile": header.profile} if header.profile else {})
+        self.n_frames, self.is_animated, self._at = len(frames), len(frames) > 1, 0
+
+    def seek(self, frame: int) -> None:
+        """To a frame, counted from 0; EOFError if there is none."""
+        if not 0 <= frame < self.n_frames:
+            raise EOFError(f"no frame {frame}: the file has {self.n_frames}")
+        if frame != self._at:
+            self._at, self._im = frame, None
+
+    def tell(self) -> int:
+        """The number of the current frame."""
+        return self._at
+
+    def load(self):
+        """Decode the current frame."""
+        if self._im is None:
+            try:
+                self.im = _codec().decode(self._data, self._at + 1).im
+            except LicError as error:
+                raise OSError(str(error)) from error
+            if self.fp and self._exclusive_fp:  # opened by name: all of it has been read
+                self.fp.close()
+                self.fp = None
+        return Image.Image.load(self)
+
+
+def _save(image: Image.Image, file, name, every: bool = False) -> None:
+    options = image.encoderinfo
+    quality, effort = options.get("quality", QUALITY), options.get("effort", EFFORT)
+    pictures = [image, *(options.get("append_images", ()) if every else ())]
+    if "icc_profile" in options:
+        pictures = [picture.copy() for picture in pictures]
+        for picture in pictures:
+            picture.info["icc_profile"] = options["icc_profile"]
+    try:
+        coded = _codec().encode_sequence(pictures, quality, effort) if len(pictures) > 1 else _codec().encode(pictures[0], quality, effort)
+    except LicError as error:
+        raise ValueError(str(error)) from error
+    file.write(coded)
+
+
+Image.register_open(FORMAT, LicImageFile, lambda prefix: prefix.startswith(container.MAGIC))
+Image.register_save(FORMAT, _save)
+Image.register_save_all(FORMAT, lambda image, file, name: _save(image, file, name, every=True))
+Image.register_extension(FORMAT, ".lic")
+Image.register_mime(FORMAT, "image/x-lic")
