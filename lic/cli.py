@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -48,16 +49,16 @@ def cli():
 
 
 @contextmanager
-def _about(*paths: Path, left: deque[Path] | None = None):
-    """Name the file in every error about it; of several, the first that is left then."""
+def _about(paths: Sequence[Path]):
+    """Name the first of the files, as they are by then, in every error about it."""
     try:
         yield
     except LicError as error:
-        raise type(error)(f"{shown((left or paths)[0])}: {error}") from error
+        raise type(error)(f"{shown(paths[0])}: {error}") from error
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
-        raise LicError(f"{shown((left or paths)[0])}: {error.strerror or error}") from error
+        raise LicError(f"{shown(paths[0])}: {error.strerror or error}") from error
 
 
 def _codec(device: str, threads: int | None, max_pixels: int, **options):
@@ -132,11 +133,11 @@ def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
     for source in sources:
         _not_the_same(source, target)
     files.check_place(target)
-    with _about(sources[0]):
+    with _about(sources[:1]):
         picture = image.open_bytes(files.read(sources[0]), max_pixels)
     start = time.perf_counter()
     left = deque(sources)
-    with _about(left=left):
+    with _about(left):
         if len(sources) > 1:
             data = codec().encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
         elif image.frame_count(picture) > 1:
@@ -144,7 +145,7 @@ def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
         else:
             data = codec().encode(picture, quality, effort)
     seconds = time.perf_counter() - start
-    with _about(target):
+    with _about([target]):
         files.write(target, data)
     if not quiet:
         header, frames = container.unpack(data)
@@ -192,7 +193,7 @@ def _decode(codec, sources, target, *, extension, number, many=False):
 
     (source,) = sources
     _not_the_same(source, target)
-    with _about(source):
+    with _about([source]):
         data = files.read(source)
         header, frames = container.unpack(data)  # a bad file is told at once, before torch is loaded
     folder = header.predicted_by is not None and number is None
@@ -207,13 +208,13 @@ def _decode(codec, sources, target, *, extension, number, many=False):
         raise click.UsageError(f"{shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
     if not folder:
         files.check_place(target)
-        with _about(source):
+        with _about([source]):
             decoded = codec().decode(data, number)
-        with _about(target):
+        with _about([target]):
             files.write(target, image.to_bytes(decoded, FORMATS[extension]))
         return
     target.mkdir(exist_ok=True)
-    with _about(source):
+    with _about([source]):
         for count, decoded in enumerate(codec().decode_sequence(data), 1):
             files.write(target / f"{count:04}{extension}", image.to_bytes(decoded, FORMATS[extension]))
 
@@ -223,7 +224,7 @@ def _decode(codec, sources, target, *, extension, number, many=False):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(source, as_json):
     """Print what a .lic file says of itself, without decoding it."""
-    with _about(source):
+    with _about([source]):
         data = files.read(source)
         header, frames = container.unpack(data)
     pixels = header.width * header.height * len(frames)
@@ -263,7 +264,7 @@ def _name_of(fingerprint: bytes) -> str | None:
 @quiet_option
 def verify(source, weights_folder, device, threads, max_pixels, quiet):
     """Decode a .lic file, compare its checksums and write nothing."""
-    with _about(source):
+    with _about([source]):
         data = files.read(source)
         container.unpack(data)
         for _ in _codec(device, threads, max_pixels, weights_folder=weights_folder)().decode_sequence(data):
