@@ -193,7 +193,9 @@ class Codec:
         self, models: weights.Models, frame: Frame, rounded: tuple[Tensor, Tensor], level: int, effort: int
     ) -> tuple[weights.Models, Frame]:
         """The smallest frame without search, or without context: of pictures like none in training these can know better."""
-        tried = [(models, frame), (models, self._code(models, *rounded, level, 0)[0])]
+        tried = [(models, frame)]
+        if effort:
+            tried.append((models, self._code(models, *rounded, level, 0)[0]))
         with suppress(MissingWeights):
             plain = self._load(locate.by_name(f"{self.model}-{PLAIN}", self.folders))
             if plain.latents_of == models.latents_of:

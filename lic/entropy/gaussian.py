@@ -132,7 +132,7 @@ def _gradients(grad: Tensor, by_mean: Tensor, by_log_sigma: Tensor, t: Tensor) -
 
 def bits(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
     """-log2 P(y) element by element, for y real (integer + noise) or integer; float32, of y's shape."""
-    return _bits(_mass(y, mean, t, logit), logit)
+    return _bits(_mass(y, mean, t, logit), _weight(logit))
 
 
 def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> Tensor:
@@ -142,13 +142,13 @@ def centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None
     small scale moves to the side of its mean, which recovers what rounding to y_hat - mean would save.
     Of a mixture, the mean of the components' offsets, each by the probability that the latent came from it.
     """
-    return _centroid(None if logit is None else _mass(y_hat, mean, t, logit), y_hat, mean, t, logit)
+    return _centroid(None if logit is None else _mass(y_hat, mean, t, logit), y_hat, mean, t, _weight(logit))
 
 
 def bits_and_centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Both, of integers; of mixtures in two thirds of the time."""
-    mass = _mass(y_hat, mean, t, logit)
-    return _bits(mass, logit), _centroid(mass, y_hat, mean, t, logit)
+    mass, weight = _mass(y_hat, mean, t, logit), _weight(logit)
+    return _bits(mass, weight), _centroid(mass, y_hat, mean, t, weight)
 
 
 def _mass(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
@@ -156,15 +156,19 @@ def _mass(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
     return _Mass.apply(*torch.broadcast_tensors(y if logit is None else y[..., None], mean, t))
 
 
-def _bits(mass: Tensor, logit: Tensor | None) -> Tensor:
-    p = mass if logit is None else (softmax2(logit) * mass).sum(-1)
+def _weight(logit: Tensor | None) -> Tensor | None:
+    return None if logit is None else softmax2(logit)
+
+
+def _bits(mass: Tensor, weight: Tensor | None) -> Tensor:
+    p = mass if weight is None else (weight * mass).sum(-1)
     return -torch.log2(Bounded.apply(p, 1e-9, 2.0))
 
 
-def _centroid(mass: Tensor | None, y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
-    offset = _Offset.apply(*torch.broadcast_tensors(y_hat if logit is None else y_hat[..., None], mean, t))
-    if logit is not None:
-        came_from = softmax2(logit) * mass.clamp_min(1e-9)
+def _centroid(mass: Tensor | None, y_hat: Tensor, mean: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
+    offset = _Offset.apply(*torch.broadcast_tensors(y_hat if weight is None else y_hat[..., None], mean, t))
+    if weight is not None:
+        came_from = weight * mass.clamp_min(1e-9)
         offset = (came_from * offset).sum(-1) / came_from.sum(-1)
     return y_hat + offset
 
