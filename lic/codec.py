@@ -52,7 +52,7 @@ class Codec:
         temporal: str = TEMPORAL,
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
-        self.device = device_of(device)
+        self.device = weights.device_of(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
         self.seconds: dict[str, float] = {}
@@ -228,13 +228,6 @@ class Codec:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # kernels run on after the call that starts them
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def device_of(name: str) -> torch.device:
-    """auto (a GPU if there is one), cpu or cuda -> what torch calls it."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise LicError("no CUDA device is available here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _check_pair(intra: weights.Models, temporal: weights.Models) -> None:

@@ -56,9 +56,9 @@ class ExactLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], outputs: Tensor | slice = slice(None)) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...], outputs: Tensor | None = None) -> Tensor:
         """x: the inputs, or pieces (..., some of them) in their order, which need not be put together. outputs: which to compute."""
-        weight, bias = self.weight[outputs], self.bias[outputs]
+        weight, bias = (p if outputs is None else p.index_select(0, outputs) for p in (self.weight, self.bias))
         pieces = x if isinstance(x, tuple) else (x,)
         if not is_exact(pieces[0]):
             return F.linear(torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0], weight, bias)
@@ -267,7 +267,7 @@ class LevelTable(Table):
         span = LEVELS // (len(self.values) - 1)  # a power of two, so the exact face is a shift
         low = torch.div(level, span, rounding_mode="floor").clamp(max=len(self.values) - 2)
         t = (level - low * span).to(self.values.dtype)[:, None]
-        a, b = self.values[low], self.values[low + 1]
+        a, b = (self.values.index_select(0, row) for row in (low, low + 1))
         if not is_exact(self.values):
             return a + (b - a) * (t / span)
         return torch.floor((a * (span - t) + b * t + span // 2) * (1.0 / span))

@@ -7,7 +7,7 @@ latent is undecided between three integers. Each round weighs, for each of them,
     its own bits            by the entropy model's mean and scale, as the coder would count
     bits of others          slope d: one backward pass through the entropy model
     distortion              slope d + CURVATURE/2 d^2 for a decoded latent that moves by d; the slope comes from one
-                            backward pass through the synthesis, the curvature is the same for all
+                            backward pass through the synthesis, CURVATURE is the same for all latents
 
 where the others are what can be expected of them, between integers; the chances follow from the costs, as in a gas that
 cools down (mean-field annealing, Peterson & Anderson 1987). The last round takes the cheapest. That latents move by
@@ -31,12 +31,12 @@ from torch import Tensor
 
 from . import exact
 from .entropy import base, gaussian
-from .transforms import lambda_of
+from .transforms import TransformsConfig, lambda_of
 from .weights import Models
 
 WORTH = 1.2  # of the distortion, in lambda of training: with fewer bits for the same integers, finer ones pay
-CURVATURE = 1.2 * WORTH * 12 / math.log(2)  # bits per squared step: optimal step sizes make it 12 / ln 2, see train/linear_start.py;
-# 1.2 times that saves most, as latents do not move alone
+CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: so optimal step sizes make it, see train/linear_start.py. As latents do
+# not move alone, and synthesis bends, other curvatures save most: transforms say how many times that
 HOT, COLD = 2.0, 0.2  # temperature in bits, at first and in the end
 FAST, SLOW = 0.9, 0.3  # share of its way to what is expected that a latent goes in one round, at first and in the end
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
@@ -121,7 +121,8 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
 
         integers = _three(y)
         decoded = gaussian.centroid(integers, *parameters)
-        cost = gaussian.bits(integers, *parameters) + slope_of_y * (integers - y) + distortion(slope, decoded - y_dec)
+        cost = gaussian.bits(integers, *parameters) + slope_of_y * (integers - y)
+        cost = cost + distortion(transforms.config, slope, decoded - y_dec)
         if round_ == rounds - 1:
             lost = ~(bits + error <= before)  # or not a number
             back = lost.view(-1, 1, 1, 1)
@@ -180,9 +181,9 @@ def _rate(
     return bits.detach(), *slopes, [p.detach() for p in parameters], z.detach()
 
 
-def distortion(slope: Tensor, d: Tensor) -> Tensor:
+def distortion(config: TransformsConfig, slope: Tensor, d: Tensor) -> Tensor:
     """What it costs, in bits, if a decoded latent moves by d."""
-    return slope * d + CURVATURE / 2 * d * d
+    return slope * d + config.curvature * CURVATURE / 2 * d * d
 
 
 def _distortion(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:

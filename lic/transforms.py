@@ -31,6 +31,7 @@ class TransformsConfig:
     anchors: int = 9  # quality levels with gains of their own
     lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
     lambda_high: float = 0.16  # and of quality 100; geometric in between
+    curvature: float = 1.2  # of the distortion by a latent, in units of what optimal steps have; measured, for the encoder's search only
 
 
 def lambda_of(config: TransformsConfig, level: Tensor) -> Tensor:
@@ -54,8 +55,16 @@ class Block(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        shift = self.shift(level)[:, :, None, None]
-        return x + self.mix(F.silu(self.expand(self.depthwise(x)) + shift))
+        layers = (parameter for layer in (self.depthwise, self.expand, self.mix) for parameter in (layer.weight, layer.bias))
+        return self.function(x, self.shift(level)[:, :, None, None], *layers)
+
+    @staticmethod
+    def function(x: Tensor, shift: Tensor, *layers: Tensor) -> Tensor:
+        """x (B, C, h, w), shift (B, 2 C, 1, 1), weights and biases of the layers: all of it in one function, which training can compile."""
+        weight_3x3, bias_3x3, *others = layers
+        x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
+        hidden = F.silu(F.conv2d(x_around, *others[:2]) + shift)
+        return x + F.conv2d(hidden, *others[2:])
 
 
 class Blocks(nn.ModuleList):

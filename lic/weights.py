@@ -11,7 +11,8 @@ object called `lic` (safetensors keeps no order among metadata, and the same mod
     self_test   (entropy) checksum of a small known prediction, see `self_test`
 
 Transforms are stored in fp16; of an entropy model, what decides bits is stored as integers (int16 where
-they fit), the rest in fp16. An entropy model called A-B codes the latents of the transforms called A.
+they fit, or all but a few do: these follow apart, see LARGE), the rest in fp16. An entropy model called A-B codes
+the latents of the transforms called A.
 """
 
 import hashlib
@@ -32,10 +33,12 @@ from .container import FINGERPRINT_BYTES
 from .entropy import ENTROPY_MODELS
 from .entropy.base import EntropyModel, all_but_last_step
 from .entropy.gaussian import table_index
-from .errors import BadWeights, MissingWeights
+from .errors import BadWeights, LicError, MissingWeights
 from .transforms import TRANSFORMS
 
 OLDER = "older"  # subfolder for weights that others have replaced
+LARGE = ".large"  # after a tensor's name: its few numbers that int16 cannot hold, (2, n) int32, where they are in the flat tensor and what
+SMALL = 1024  # numbers; of what has fewer, nothing is put apart
 
 _REGISTRIES = {"transforms": TRANSFORMS, "entropy": ENTROPY_MODELS}
 
@@ -47,6 +50,13 @@ class Models(NamedTuple):
     entropy: EntropyModel
     fingerprint: bytes  # of the entropy weights
     latents_of: str  # fingerprint of the transforms
+
+
+def device_of(name: str) -> torch.device:
+    """auto (a GPU if there is one), cpu or cuda -> what torch calls it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LicError("no CUDA device is available here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def fingerprint_of(data: bytes) -> str:
@@ -62,7 +72,7 @@ def load(path: Path) -> tuple[nn.Module, dict]:
             raise BadWeights(f"{path.name}: contents do not match the fingerprint in the name")
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["lic"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+            tensors = _whole({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, not a dict
         architecture, config = _REGISTRIES[meta["kind"]][meta["name"]]
         model = architecture(config(**meta["config"]))
         model.requires_grad_(False).eval()
@@ -71,7 +81,7 @@ def load(path: Path) -> tuple[nn.Module, dict]:
         model.load_state_dict(tensors)  # copies convert fp16 and int16 to each parameter's own dtype
     except OSError as error:
         raise MissingWeights(f"cannot read {path}: {error.strerror}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise BadWeights(f"{path.name}: {str(error).splitlines()[0]}") from error
     if meta["kind"] == "entropy":
         exact.prove(model)
@@ -109,9 +119,11 @@ def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, conf
     meta = {"kind": kind, "name": name, "config": config}
     if kind == "entropy":
         exact.prove(model)
-    tensors = {key: _compact(value) for key, value in model.state_dict().items()}
+    tensors = {}
+    for key, value in model.state_dict().items():
+        tensors |= _compact(key, value)
     if kind == "entropy":
-        model.load_state_dict(tensors)  # the self-test must see what a reader of the file sees
+        model.load_state_dict(_whole(tensors))  # the self-test must see what a reader of the file sees
         meta |= {"transforms": transforms, "self_test": self_test(model)}
     data = to_safetensors(tensors, {"lic": json.dumps(meta, sort_keys=True)})
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +135,30 @@ def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, conf
     return path
 
 
-def _compact(x: Tensor) -> Tensor:
+def _compact(key: str, x: Tensor) -> dict[str, Tensor]:
+    """A parameter as it is stored, by name."""
     if not exact.is_exact(x):
-        return x.to(torch.float16).contiguous()
-    for dtype in (torch.int16, torch.int32):
-        if bool((x.abs() <= torch.iinfo(dtype).max).all()):
-            return x.to(dtype).contiguous()
-    raise BadWeights("a parameter is too large for 32 bits")
+        return {key: x.to(torch.float16).contiguous()}
+    if bool((x.abs() > torch.iinfo(torch.int32).max).any()):
+        raise BadWeights("a parameter is too large for 32 bits")
+    flat = x.flatten()
+    large = torch.nonzero(flat.abs() > torch.iinfo(torch.int16).max)[:, 0]
+    if len(large) and (len(flat) < SMALL or 4 * len(large) >= len(flat)):
+        return {key: x.to(torch.int32).contiguous()}
+    stored = {key: flat.index_fill(0, large, 0).view_as(x).to(torch.int16)}
+    if len(large):
+        stored[key + LARGE] = torch.stack((large, flat[large].long())).to(torch.int32)
+    return stored
+
+
+def _whole(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What _compact made of all parameters -> themselves, but for their dtypes."""
+    tensors = {key: x for key, x in stored.items() if not key.endswith(LARGE)}
+    for key in stored.keys() - tensors.keys():
+        places, values = stored[key]
+        x = tensors[key.removesuffix(LARGE)]
+        tensors[key.removesuffix(LARGE)] = x.int().flatten().index_copy(0, places.long(), values).view_as(x)
+    return tensors
 
 
 @torch.inference_mode()
@@ -142,6 +171,6 @@ def self_test(model: EntropyModel) -> str:
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
     side = model.side(exact.to_fixed(z_hat), level, exact.to_fixed(y_hat.flip(1)))
     at = torch.arange(model.groups * h * w, device=device)
-    model.remember(side, exact.to_fixed(y_hat), all_but_last_step(model, h, w).to(device))
+    model.remember(side, exact.to_fixed(y_hat), all_but_last_step(model, h, w, device))
     chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_size))]
     return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

@@ -150,7 +150,7 @@ def _prepare(device: str, threads: int | None, *crops: int):
     """-> torch device; common to all kinds of training."""
     import torch
 
-    from .codec import device_of
+    from .weights import device_of
 
     if any(crop % 64 for crop in crops):
         raise click.UsageError("--crop and --last-crop must be multiples of 64")
@@ -173,6 +173,10 @@ def _prepare(device: str, threads: int | None, *crops: int):
     help="Side in the last fifth of the budget, with half the batch if larger.",
 )
 @enlarge_option
+@click.option("--recolour", is_flag=True, help="Every fourth crop with another contrast and saturation.")
+@click.option(
+    "--also", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of further images, none of them held out."
+)
 @click.option(
     "--bfloat16/--float32",
     default=None,

@@ -34,7 +34,7 @@ def side_of(model, y_hat):
 def predict(model, side, y_hat, at):
     """Mean and t of the cells `at`, stacked, by a model that has heard of all of y_hat."""
     side = Side(side.features, side.level, side.previous)
-    model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:]))
+    model.remember(side, to_fixed(y_hat), base.all_but_last_step(model, *y_hat.shape[2:], y_hat.device))
     return torch.stack(model.predict(side, to_fixed(y_hat), at))
 
 

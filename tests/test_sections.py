@@ -4,9 +4,10 @@ import pytest
 import torch
 from conftest import TINY
 from test_entropy import draw, predict, side_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lic import locate, weights
-from lic.entropy import orders
+from lic.entropy import base, orders
 from lic.entropy.sections import GlobalParallelConfig, ParallelConfig, Sections
 from lic.errors import LicError
 
@@ -33,6 +34,26 @@ def test_quarters_know_diagonals_then_neighbours():
         row, col = torch.nonzero(steps[2:6, 2:6] == step)[0].tolist()
         around = steps[row + 1 : row + 4, col + 1 : col + 4]
         assert int((around < step).sum()) == known
+
+
+def test_training_works_out_positions_once():
+    """The second time, nothing depends on numbers that a GPU would have to tell first: steps can be replayed as a graph."""
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.add(str(function).split(".")[1])
+            return function(*args, **(kwargs or {}))
+
+    model, y, level = Sections(ParallelConfig(latents=48)), torch.randn(2, 48, 8, 8).round(), torch.tensor([0, 4096])
+    seen = []
+    for _ in range(2):
+        names = set()
+        with Seen():
+            base.parameters_of(model, torch.round(model.hyper.analysis(y, level)), y, level, None)
+        seen.append(names)
+    asked = {"nonzero", "_unique2", "_local_scalar_dense", "lift_fresh"}
+    assert seen[0] >= asked
+    assert not seen[1] & asked
 
 
 @torch.inference_mode()

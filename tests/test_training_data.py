@@ -35,6 +35,25 @@ def test_every_second_crop_is_enlarged():
     assert torch.equal(data.enlarged(x.clone(), 1.0, 1), x)
 
 
+def test_every_fourth_crop_has_other_colours(folder):
+    pictures = data.load(folder, torch.device("cpu"))[0]
+    draws = []
+    for recolour in (False, True):
+        crops = data.Crops(pictures, 8, 64, 64, recolour=recolour)
+        draws.append(crops.draw(0, 0.0, torch.Generator().manual_seed(3))[0])
+    other = [bool((a != b).any()) for a, b in zip(*draws, strict=True)]
+    assert other == 2 * [False, True, False, False]
+    assert 0 <= float(draws[1].min()) <= float(draws[1].max()) <= 1
+
+
+def test_further_pictures_are_never_held_out(folder, tmp_path):
+    Image.new("RGB", (70, 80), (1, 2, 3)).save(tmp_path / "0.png")  # first of all by name
+    (pictures, held_out), (more, same) = (data.load(folder, torch.device("cpu"), also) for also in (None, tmp_path))
+    assert torch.equal(held_out.pixels, same.pixels)
+    assert torch.equal(more.pixels[: len(pictures.pixels)], pictures.pixels)
+    assert len(more.pixels) == len(pictures.pixels) + 70 * 80
+
+
 def test_graphics_are_flat_and_depend_on_their_seed_only(tmp_path):
     assert lic("train", "graphics", tmp_path, "--count", "12", "--seed", "30").returncode == 0
     names = sorted(path.name for path in tmp_path.iterdir())

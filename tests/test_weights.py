@@ -31,6 +31,19 @@ def decisive(tensors) -> str:
     return next(key for key in ("head.linear.weight", "levels.values", "hyper.levels.values") if key in tensors)
 
 
+def test_few_large_numbers_do_not_make_a_file_larger(tmp_path):
+    model, meta = weights.load(entropy_file("local"))
+    sizes = []
+    for large in (0, -(2**15), 70_000):
+        with torch.no_grad():
+            model.head.linear.weight[0, 1] = large
+        path = weights.save(model, tmp_path, "a-b", "entropy", meta["name"], meta["config"], meta["transforms"])
+        again, _ = weights.load(path)
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+        sizes.append(path.stat().st_size)
+    assert max(sizes) < min(sizes) + 200
+
+
 def test_load_gives_the_exact_face(entropy_name):
     model, meta = weights.load(entropy_file(entropy_name))
     assert meta["kind"] == "entropy"

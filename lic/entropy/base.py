@@ -15,6 +15,7 @@ order()); then the writer predicts all cells at once and the reader step by step
 arithmetic is exact both get the same integers.
 """
 
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -85,20 +86,28 @@ class Head(nn.Module):
 
     def forward(self, rows: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """rows: (B, n, inputs) -> mean, t, each (B, n, outputs), or of some of the channels only."""
-        wanted = slice(None)  # all: no copy of the weights
-        if channels != wanted:
-            wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
-        mean, t = (self.linear(rows, wanted) + self.level(level)[:, None, wanted]).chunk(2, -1)
+        if channels == slice(None):  # all: no copy of the weights
+            mean, t = (self.linear(rows) + self.level(level)[:, None]).chunk(2, -1)
+            return mean, t
+        wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
+        mean, t = (self.linear(rows, wanted) + self.level(level).index_select(1, wanted)[:, None]).chunk(2, -1)
         return mean, t
 
 
 # --- training ---------------------------------------------------------------------------------------
 
 
-def all_but_last_step(model: EntropyModel, h: int, w: int) -> Tensor:
+@lru_cache(maxsize=16)  # the same tensor whenever it is asked for: what models work out for it can be kept, too
+def all_cells(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
+    """(n,) int64."""
+    return torch.arange(model.groups * h * w, device=device)
+
+
+@lru_cache(maxsize=16)
+def all_but_last_step(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
     """The cells that others may depend on: (n,) int64."""
     order = model.order(h, w).flatten()
-    return torch.nonzero(order < order.max())[:, 0]
+    return torch.nonzero(order < order.max())[:, 0].to(device)
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -166,9 +175,8 @@ def parameters_of(model: EntropyModel, z_hat: Tensor, y_hat: Tensor, level: Tens
     """The second half of predict_real: of all latents, from z_hat and each other."""
     h, w = y_hat.shape[2:]
     side = model.side(z_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
-    at = torch.arange(model.groups * h * w, device=y_hat.device)
-    model.remember(side, y_hat, all_but_last_step(model, h, w).to(y_hat.device))
-    return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, at)]
+    model.remember(side, y_hat, all_but_last_step(model, h, w, y_hat.device))
+    return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, all_cells(model, h, w, y_hat.device))]
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -224,7 +232,7 @@ def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, .
     """The coder's table of y_hat (1, M, h, w)."""
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
-    model.remember(side, y_fixed, all_but_last_step(model, h, w).to(y_hat.device))
+    model.remember(side, y_fixed, all_but_last_step(model, h, w, y_hat.device))
     parts = [
         [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
         for at in cells.split(CHUNK, 1)

@@ -181,6 +181,8 @@ def expected(of: Callable[..., Tensor], low: Tensor, share: Tensor, *parameters:
 
 def expected_of_each(of: Callable[..., tuple[Tensor, ...]], low: Tensor, share: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """The same for functions of several results."""
+    if share.is_cuda:  # to wait for the number of those between takes longer than to do all, and cannot be in a graph
+        return tuple(map(torch.lerp, of(low, *parameters), of(low + 1, *parameters), [share] * 2))
     values = of(low + (share >= 1), *parameters)
     partly = (share > 0) & (share < 1)  # in training few: that spares it half of the work
     others = of(low[partly] + 1, *(p[partly] for p in parameters))

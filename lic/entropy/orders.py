@@ -1,6 +1,7 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
 from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,12 @@ from torch import Tensor
 from ..errors import LicError
 
 
+def by_size(order: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An order that is the same tensor whenever it is asked for the same size, so that what follows from it can be kept, too."""
+    return wraps(order)(lru_cache(maxsize=8)(order))
+
+
+@by_size
 def wavefront(h: int, w: int, reach: int) -> Tensor:
     """Steps of a raster-causal window: (h, w) int64, col + (reach + 1) row.
 
@@ -18,11 +25,13 @@ def wavefront(h: int, w: int, reach: int) -> Tensor:
     return torch.arange(w) + (reach + 1) * torch.arange(h)[:, None]
 
 
+@by_size
 def checkerboard(h: int, w: int) -> Tensor:
     """0 on black cells, 1 on white ones: (h, w) int64. All neighbours at an odd distance have the other colour."""
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
 
 
+@by_size
 def quarters(h: int, w: int) -> Tensor:
     """0 at even rows and columns, 1 at odd ones, then even rows, then odd ones: (h, w) int64.
 
@@ -40,7 +49,7 @@ ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
     "checkerboard": (checkerboard, 1),
     "quarters": (quarters, 1),
     "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
-    "none": (lambda h, w: torch.zeros(h, w, dtype=torch.int64), 0),
+    "none": (by_size(lambda h, w: torch.zeros(h, w, dtype=torch.int64)), 0),
 }
 
 
@@ -83,7 +92,7 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
 
     order: (h, w) steps; where given, neighbours of an equal or larger step than the position's are zero too.
     """
-    index, seen = _seen(at, taps, *y.shape[2:], order)
+    index, seen = _seen(at, tuple(taps), *y.shape[2:], order)
     found = y.flatten(2).transpose(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)  # (B, n, taps, C)
     return found.mul_(seen[..., None].to(y.dtype)).flatten(2)
 
@@ -92,12 +101,15 @@ def gather_rows(rows: Tensor, at: Tensor, taps: list[tuple[int, int]], h: int, w
     """gather() for what is laid out by position: (B, h w + 1, C), of which the last row stands for all that is not seen."""
     if not rows.shape[2]:  # the gradient of looking up nothing is an illegal access on CUDA
         return rows.new_zeros(len(rows), len(at), 0)
-    index, seen = _seen(at, taps, h, w, order)
+    index, seen = _seen(at, tuple(taps), h, w, order)
     index = torch.where(seen, index, h * w) + (h * w + 1) * torch.arange(len(rows), device=at.device)[:, None, None]
+    if rows.is_cuda:  # where the gradient of an embedding sorts
+        return rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape[:2], -1)
     return F.embedding(index, rows.flatten(0, 1)).flatten(2)  # here it is twice as fast as index_select
 
 
-def _seen(at: Tensor, taps: list[tuple[int, int]], h: int, w: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=64)  # training asks for the same positions at every step
+def _seen(at: Tensor, taps: tuple[tuple[int, int], ...], h: int, w: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
     index, seen = neighbours(at, taps, h, w)
     if order is not None:
         steps = order.flatten().to(at.device)

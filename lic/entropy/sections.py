@@ -21,9 +21,10 @@ Without the correction this is a hyperprior, so training can start from one, and
 two layers cannot make a logarithm.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,31 @@ class Attention(nn.Module):
         return add(x, self.correction(self.block(self.query(x), at, known, steps, False, 0)))
 
 
+class Part(NamedTuple):
+    """Those of some cells that are in one section."""
+
+    section: int
+    cells: Tensor  # where they are among all
+    index: Tensor  # and among all cells of this section at `here`
+    here: Tensor  # their positions, each once
+    known: list[tuple[Tensor, Tensor]]  # the same in pieces of at most CHUNK, and those of each that are not in the section's last step
+
+
+@lru_cache(maxsize=16)  # training asks for the same cells at every step
+def _parts(model: "Sections", at: Tensor, h: int, w: int) -> list[Part]:
+    """Of every section among the cells `at`."""
+    group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
+    section, parts = model.section_of.to(at.device)[group], []
+    for k in torch.unique(section).tolist():
+        cells = torch.nonzero(section == k)[:, 0]
+        here, row = torch.unique(position[cells], return_inverse=True)
+        index = row * model.config.sections[k] + group[cells] - sum(model.config.sections[:k])
+        steps = model.inside[k](h, w).flatten().to(at.device)
+        known = [(piece, piece[steps[piece] < steps.max()]) for piece in here.split(base.CHUNK)]
+        parts.append(Part(k, cells, index, here, known))
+    return parts
+
+
 class Sections(EntropyModel):
     """sum(sections) groups; the steps of one section's order after those of the other."""
 
@@ -142,14 +168,11 @@ class Sections(EntropyModel):
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         C = self.latents // self.groups
-        rows, order = [], []
-        for k, cells, group, position in self._by_section(at, *y_hat.shape[2:]):
-            here, row = torch.unique(position, return_inverse=True)
-            index = row * self.config.sections[k] + group - self.first[k] // C
-            of_section = self._predict_section(k, side, y_hat, here)
-            rows.append([x.unflatten(2, (-1, C)).flatten(1, 2).index_select(1, index) for x in of_section])  # (B, cells, C)
-            order.append(cells)
-        back = torch.argsort(torch.cat(order))
+        parts, rows = _parts(self, at, *y_hat.shape[2:]), []
+        for part in parts:
+            of_section = self._predict_section(part.section, side, y_hat, part.here)
+            rows.append([x.unflatten(2, (-1, C)).flatten(1, 2).index_select(1, part.index) for x in of_section])  # (B, cells, C)
+        back = torch.argsort(torch.cat([part.cells for part in parts]))
         mean, t = (torch.cat(parts, 1).index_select(1, back) for parts in zip(*rows, strict=True))
         return mean, t
 
@@ -157,16 +180,14 @@ class Sections(EntropyModel):
         """What is known of the cells `at`, and keys and values of those that are attended to: rows of side.memory."""
         h, w = y_hat.shape[2:]
         known = self._known(side)
-        for k, _, _, position in self._by_section(at, h, w):
+        for k, _, _, _, pieces in _parts(self, at, h, w):
             begin, end = self.first[k : k + 2]
-            steps = self.inside[k](h, w).flatten().to(at.device)
-            for here in torch.unique(position).split(base.CHUNK):
-                rows = orders.gather(y_hat[:, begin:end], here, [(0, 0)])
+            for here, attended in pieces:
+                rows = y_hat[:, begin:end].flatten(2).transpose(1, 2).index_select(1, here)
                 known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
-                here = here[steps[here] < steps.max()]  # of a section's last step nobody asks
-                if k < len(self.attention) and len(here):
-                    latents = orders.gather_rows(known[..., : 2 * end], here, [(0, 0)], h, w).to(y_hat.dtype)
-                    side.kept(k, 2 * self.config.token)[:, here] = self.attention[k].remember((side.rows(here), latents))
+                if k < len(self.attention) and len(attended):
+                    latents = known[..., : 2 * end].index_select(1, attended).to(y_hat.dtype)
+                    side.kept(k, 2 * self.config.token)[:, attended] = self.attention[k].remember((side.rows(attended), latents))
 
     def _known(self, side: Side) -> Tensor:
         """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).
@@ -177,14 +198,6 @@ class Sections(EntropyModel):
             B, _, h, w = side.features.shape
             side.memory[KNOWN] = side.features.new_zeros(B, h * w + 1, 2 * self.latents, dtype=torch.float32)
         return side.memory[KNOWN]
-
-    def _by_section(self, at: Tensor, h: int, w: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Of every section among the cells `at`: its number, where they are in `at`, their groups and their positions."""
-        group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
-        section = self.section_of.to(at.device)[group]
-        for k in torch.unique(section).tolist():
-            cells = torch.nonzero(section == k)[:, 0]
-            yield k, cells, group[cells], position[cells]
 
     def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         """Mean and t of all channels of section k at the positions `at`, (B, n, channels) each."""

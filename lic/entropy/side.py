@@ -25,7 +25,7 @@ class Side:
 
     def rows(self, at: Tensor) -> Tensor:
         """The features of the positions `at`, (n,) int64: (B, n, S)."""
-        return self.features.flatten(2)[:, :, at].transpose(1, 2)
+        return self.features.flatten(2).transpose(1, 2).index_select(1, at)
 
     def kept(self, key: int, width: int, groups: int = 1, dtype: torch.dtype | None = None) -> Tensor:
         """memory[key], a row for every cell, zeros where nothing was kept yet: (B, groups h w, width), to be written to."""

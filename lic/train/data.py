@@ -72,7 +72,7 @@ class Crops:
     """Batches of crops and their levels, to train transforms with.
 
     Crops of side `last_crop` come half as many to a batch if larger than `crop`: fewer borders, annealed.
-    enlarge: every second crop is a piece of it enlarged by up to so much.
+    enlarge: every second crop is a piece of it enlarged by up to so much. recolour: every fourth one has other colours.
     """
 
     pictures: Pictures
@@ -80,13 +80,16 @@ class Crops:
     crop: int
     last_crop: int
     enlarge: float = 1.0
+    recolour: bool = False
 
     def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, H) in [0, 1] and level (B,) int64."""
         late = progress >= LAST_PART and self.last_crop > self.crop
         x = self.pictures.crops(max(self.batch // 2, 1) if late else self.batch, self.last_crop if late else self.crop, generator)
-        x = enlarged(x, self.enlarge, step).to(memory_format=torch.channels_last)
-        return x, draw_levels(len(x), generator).to(x.device)
+        x = enlarged(x, self.enlarge, step)
+        if self.recolour:
+            x[1::4] = recoloured(x[1::4], generator)
+        return x.to(memory_format=torch.channels_last), draw_levels(len(x), generator).to(x.device)
 
 
 def draw_levels(count: int, generator: torch.Generator) -> Tensor:
@@ -107,11 +110,24 @@ def enlarged(x: Tensor, most: float, step: int) -> Tensor:
     return x
 
 
-def load(folder: Path, device: torch.device) -> tuple[Pictures, Pictures]:
-    """Training and held-out images of a folder (searched recursively)."""
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+def recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops (B, 3, H, W) in [0, 1] with another contrast and saturation each."""
+    contrast, saturation = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=generator.device).to(x.device)
+    grey = x.mean(1, keepdim=True)
+    x = grey + (0.3 + 1.2 * saturation) * (x - grey)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (mean + (0.5 + 0.7 * contrast) * (x - mean)).clamp(0, 1)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
+def load(folder: Path, device: torch.device, also: Path | None = None) -> tuple[Pictures, Pictures]:
+    """Training and held-out images of a folder (searched recursively); also: of others, to train with only."""
+    paths = _images(folder)
     if len(paths) < 2:
         raise LicError(f"{folder}: found {len(paths)} images, need at least 2")
     every = max(2, math.ceil(len(paths) / HELD_OUT))
     held_out = paths[::every]
-    return Pictures([p for p in paths if p not in set(held_out)], device), Pictures(held_out, device)
+    return Pictures([p for p in paths if p not in set(held_out)] + (_images(also) if also else []), device), Pictures(held_out, device)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import BadWeights
+from ..transforms import Block
+from .captured import Captured
 from .workers import Workers
 
 EMA = 0.999  # decay of the averaged weights, which are what is validated and exported
@@ -55,6 +57,7 @@ def fit(
     bfloat16: bool | None = None,
     save_every: float = 120.0,
     seed: int = 0,
+    captured: bool = False,
 ) -> nn.Module:
     """Train the parameters of `model` that require a gradient; returns the model with averaged weights.
 
@@ -62,6 +65,7 @@ def fit(
     training time, resumed time included; a larger budget on resuming raises it again accordingly.
     loss: of what a batch is, to be minimised, and metrics to report. validate: what a model is judged by, "loss" first.
     bfloat16: run the convolutions of the transforms in it; None means on a GPU.
+    captured: on a GPU, replay steps as a graph (captured.py).
     If there are several processes, every one draws batches of its own (workers.py).
     `config` goes into the checkpoint untouched: it must suffice to rebuild the model.
     """
@@ -70,7 +74,9 @@ def fit(
     model.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(learning_rate, device=device) if on_gpu else learning_rate  # what is captured reads it at every step
+    optimizer = torch.optim.Adam(trained, lr=rate, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
     step, seconds = 0, 0.0
     if checkpoint.exists():
         state = load(checkpoint, device)
@@ -85,6 +91,25 @@ def fit(
         parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
         return parts | {"step": step, "seconds": seconds, "config": config}
 
+    def one_step(batch: tuple) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=not on_gpu):
+            value, metrics = loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # then it skips the step, without a wait for the device to tell
+        optimizer.step()
+        return metrics | {"loss": value.detach(), "norm": norm}
+
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        compiled = torch.compile(Block.function, dynamic=False)  # once for all blocks of the same shapes
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            block.function = compiled
+    if on_gpu and captured:
+        one_step = Captured(one_step)
+
     bar = tqdm(total=round(minutes * 60), initial=round(seconds), unit="s", disable=None if workers.first else True, smoothing=0)
     last_save, running = seconds, {}
     workers.meet(model, 0)  # all start alike
@@ -92,21 +117,14 @@ def fit(
         begin = time.perf_counter()
         progress = seconds / (minutes * 60)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1 - progress, (step + 1) / 200)
-        batch = batches.draw(step, progress, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            value, metrics = loss(model, batch)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.found_inf = (~torch.isfinite(norm)).float()  # then it skips the step, without a wait for the device to tell
-        optimizer.step()
+            now = learning_rate * min(1 - progress, (step + 1) / 200)
+            group["lr"] = group["lr"].fill_(now) if on_gpu else now
+        metrics = one_step(batches.draw(step, progress, generator))
         with torch.no_grad():
             decay = min(EMA, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         step += 1
         if step % 20 == 0 or not running:  # reading a metric waits for the device
-            metrics |= {"loss": value.detach(), "norm": norm}
             running = {k: 0.9 * running.get(k, float(v)) + 0.1 * float(v) for k, v in metrics.items()}
             bar.set_postfix(step=step, **{k: f"{v:.3f}" for k, v in running.items()}, refresh=False)
         seconds += workers.meet(model, step, time.perf_counter() - begin)

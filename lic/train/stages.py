@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..entropy import ENTROPY_MODELS
+from ..entropy.sections import Sections
 from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import adopt, data, linear_start, loss, scales
@@ -43,16 +44,18 @@ def train_transforms(
     crop: int,
     last_crop: int,
     enlarge: float = 1.0,
+    recolour: bool = False,
+    also: Path | None = None,
     **options,
 ) -> None:
-    """Train the transforms `name` and the model `entropy` on the images of `folder`; see data.Crops and loop.fit for the options.
+    """Train the transforms `name` and the model `entropy` on the images of `folder`; see data.py and loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their models have in common with these starts from there (adopt.py).
     """
     transforms = _build(TRANSFORMS, name, config)
     M = transforms.config.latents
     model = _build(ENTROPY_MODELS, entropy, {"latents": M, "anchors": transforms.config.anchors} | entropy_config)
-    pictures, held_out = data.load(folder, device)
+    pictures, held_out = data.load(folder, device, also)
     both = nn.ModuleDict({"transforms": transforms, "entropy": model}).to(device)
     if not checkpoint.exists():
         linear_start.initialise(transforms, model, pictures.crops(FIT_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
@@ -61,14 +64,15 @@ def train_transforms(
     if not checkpoint.exists():
         scales.measure(transforms, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
     validation = held_out.centres(VALIDATION_SIZE)
+    captured = isinstance(model, Sections) and not model.attention
 
     fit(
         both,
         lambda m, batch: loss.rate_distortion(m["transforms"], m["entropy"], *batch),
         lambda m: loss.validate(m["transforms"], m["entropy"], validation),
-        data.Crops(pictures, batch, crop, last_crop, enlarge), checkpoint,
+        data.Crops(pictures, batch, crop, last_crop, enlarge, recolour), checkpoint,
         config={"transforms": [name, dataclasses.asdict(transforms.config)],
-                "entropy": [entropy, dataclasses.asdict(model.config)]}, **options,
+                "entropy": [entropy, dataclasses.asdict(model.config)]}, captured=captured, **options,
     )  # fmt: skip
 
 
