@@ -14,7 +14,7 @@ ANCHORS = {  # what rows of the table of BD-rates are called -> in bd_rates.csv
     "JPEG 4:4:4": "jpeg", "JPEG 4:2:0": "jpeg420", "WebP": "webp", "JPEG XL": "jxl", "AVIF": "avif", "AV1": "AV1 (published)",
     "bmshj2018-hyperprior": "bmshj2018-hyperprior (published)", "BPG": "BPG 4:4:4 (published)", "VVC": "VVC (VTM-9.1) (published)",
 }  # fmt: skip
-CODECS = {"lic": "next-parallel", "AVIF": "avif", "WebP": "webp", "JPEG XL": "jxl", "JPEG 4:2:0": "jpeg420"}
+CODECS = {"lic": "base-parallel", "AVIF": "avif", "WebP": "webp", "JPEG XL": "jxl", "JPEG 4:2:0": "jpeg420"}
 BANDS = [(metric, band) for metric in ("psnr", "ms_ssim_db") for band in ("common range", "0.15 .. 1.2 bpp")]
 
 
