@@ -56,6 +56,15 @@ def test_training_works_out_positions_once():
     assert not seen[1] & asked
 
 
+def test_positions_worked_out_in_inference_serve_training():
+    model, y, level = Sections(ParallelConfig(latents=48)), torch.randn(1, 48, 8, 4).round(), torch.tensor([7])
+    with torch.inference_mode():
+        base.parameters_of(model, torch.round(model.hyper.analysis(y, level)), y, level, None)
+    mean, _ = base.parameters_of(model, torch.round(model.hyper.analysis(y, level)), y, level, None)
+    mean.sum().backward()
+    assert all(float(section.context.weight.grad.abs().sum()) > 0 for section in model.sections)
+
+
 @torch.inference_mode()
 def test_attention_reaches_farther_than_neighbours():
     """Changes at the left are seen at the right, of which neighbours within a section know nothing."""

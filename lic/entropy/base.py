@@ -98,12 +98,14 @@ class Head(nn.Module):
 
 
 @lru_cache(maxsize=16)  # the same tensor whenever it is asked for: what models work out for it can be kept, too
+@torch.inference_mode(False)  # the first caller must not decide what later ones can do with it
 def all_cells(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
     """(n,) int64."""
     return torch.arange(model.groups * h * w, device=device)
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def all_but_last_step(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
     """The cells that others may depend on: (n,) int64."""
     order = model.order(h, w).flatten()

@@ -12,7 +12,7 @@ from ..errors import LicError
 
 def by_size(order: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An order that is the same tensor whenever it is asked for the same size, so that what follows from it can be kept, too."""
-    return wraps(order)(lru_cache(maxsize=8)(order))
+    return wraps(order)(lru_cache(maxsize=8)(torch.inference_mode(False)(order)))  # whoever asks first, under whatever mode
 
 
 @by_size
@@ -109,6 +109,7 @@ def gather_rows(rows: Tensor, at: Tensor, taps: list[tuple[int, int]], h: int, w
 
 
 @lru_cache(maxsize=64)  # training asks for the same positions at every step
+@torch.inference_mode(False)
 def _seen(at: Tensor, taps: tuple[tuple[int, int], ...], h: int, w: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
     index, seen = neighbours(at, taps, h, w)
     if order is not None:

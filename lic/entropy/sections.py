@@ -119,6 +119,7 @@ class Part(NamedTuple):
 
 
 @lru_cache(maxsize=16)  # training asks for the same cells at every step
+@torch.inference_mode(False)  # the first caller must not decide what later ones can do with it
 def _parts(model: "Sections", at: Tensor, h: int, w: int) -> list[Part]:
     """Of every section among the cells `at`."""
     group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
