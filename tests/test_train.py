@@ -113,7 +113,7 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     threads = ("--threads", "1")
     lic("train", "latents", folder, "--entropy", "hyperprior", "--out", tmp_path / "l", "--count", "8", "--crop", "64", *threads)
     common = ("train", "entropy", "hyperprior", tmp_path / "l", "--minutes", "0.03", "--batch", "2", *threads)
-    start = ("--start", locate.by_name("next-hyperprior"), "--learning-rate", "1e-5")
+    start = ("--start", locate.by_name("base-hyperprior"), "--learning-rate", "1e-5")
     trained = held_out_losses(lic(*common, "--out", tmp_path / "t.pt", *start).stdout)
     raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
