@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from . import exact, locate
 from .container import FINGERPRINT_BYTES
 from .entropy import ENTROPY_MODELS
-from .entropy.base import EntropyModel, all_but_last_step
+from .entropy.base import EntropyModel, all_but_last_step, all_cells
 from .entropy.gaussian import table_index
 from .errors import BadWeights, LicError, MissingWeights
 from .transforms import TRANSFORMS
@@ -170,7 +170,9 @@ def self_test(model: EntropyModel) -> str:
     z_hat = torch.arange(math.prod(z_size), device=device).reshape(z_size) * 37 % 11 - 5
     y_hat = torch.arange(M * h * w, device=device).reshape(1, M, h, w) * 61 % 23 - 11
     side = model.side(exact.to_fixed(z_hat), level, exact.to_fixed(y_hat.flip(1)))
-    at = torch.arange(model.groups * h * w, device=device)
     model.remember(side, exact.to_fixed(y_hat), all_but_last_step(model, h, w, device))
-    chosen = [*table_index(*model.predict(side, exact.to_fixed(y_hat), at)), *table_index(*model.hyper.parameters_of_z(level, z_size))]
+    chosen = [
+        *table_index(*model.predict(side, exact.to_fixed(y_hat), all_cells(model.groups * h * w, device))),
+        *table_index(*model.hyper.parameters_of_z(level, z_size)),
+    ]
     return f"{zlib.crc32(b''.join(x.cpu().contiguous().numpy().astype('<i8').tobytes() for x in chosen)):08x}"

@@ -86,11 +86,11 @@ class Head(nn.Module):
 
     def forward(self, rows: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """rows: (B, n, inputs) -> mean, t, each (B, n, outputs), or of some of the channels only."""
-        if channels == slice(None):  # all: no copy of the weights
-            mean, t = (self.linear(rows) + self.level(level)[:, None]).chunk(2, -1)
-            return mean, t
-        wanted = torch.arange(self.level.values.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
-        mean, t = (self.linear(rows, wanted) + self.level(level).index_select(1, wanted)[:, None]).chunk(2, -1)
+        wanted, bias = None, self.level(level)  # all: no copy of the weights
+        if channels != slice(None):
+            wanted = torch.arange(bias.shape[1], device=rows.device).view(2, -1)[:, channels].flatten()
+            bias = bias.index_select(1, wanted)
+        mean, t = (self.linear(rows, wanted) + bias[:, None]).chunk(2, -1)
         return mean, t
 
 
@@ -99,9 +99,9 @@ class Head(nn.Module):
 
 @lru_cache(maxsize=16)  # the same tensor whenever it is asked for: what models work out for it can be kept, too
 @torch.inference_mode(False)  # the first caller must not decide what later ones can do with it
-def all_cells(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
-    """(n,) int64."""
-    return torch.arange(model.groups * h * w, device=device)
+def all_cells(count: int, device: torch.device) -> Tensor:
+    """(count,) int64."""
+    return torch.arange(count, device=device)
 
 
 @lru_cache(maxsize=16)
@@ -178,7 +178,7 @@ def parameters_of(model: EntropyModel, z_hat: Tensor, y_hat: Tensor, level: Tens
     h, w = y_hat.shape[2:]
     side = model.side(z_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
     model.remember(side, y_hat, all_but_last_step(model, h, w, y_hat.device))
-    return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, all_cells(model, h, w, y_hat.device))]
+    return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, all_cells(model.groups * h * w, y_hat.device))]
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -233,7 +233,7 @@ def predict_all(
 def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, ...]:
     """The coder's table of y_hat (1, M, h, w)."""
     h, w = y_hat.shape[2:]
-    y_fixed, cells = to_fixed(y_hat), torch.arange(model.groups * h * w, device=y_hat.device).view(model.groups, h * w)
+    y_fixed, cells = to_fixed(y_hat), all_cells(model.groups * h * w, y_hat.device).view(model.groups, h * w)
     model.remember(side, y_fixed, all_but_last_step(model, h, w, y_hat.device))
     parts = [
         [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
