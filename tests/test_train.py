@@ -153,6 +153,32 @@ def test_blocks_train_in_units_of_their_features():
     assert torch.equal(plain.analysis(x, level), transforms.analysis(x, level))
 
 
+def test_what_a_gpu_began_goes_on_without_one(tmp_path):
+    """Its optimiser has a learning rate in a tensor, and says that it may be captured."""
+    model = torch.nn.Conv2d(3, 1, 1)
+
+    class Numbers:
+        def draw(self, step, progress, generator):
+            return torch.rand(2, 3, 8, 8, generator=generator)
+
+    def train(minutes):
+        checkpoint, judge = tmp_path / "c.pt", lambda model: {"loss": 0.0}
+        loop.fit(
+            model, lambda m, x: (m(x).square().mean(), {}), judge, Numbers(), checkpoint, config={}, minutes=minutes, learning_rate=1e-2
+        )
+        return torch.load(checkpoint, weights_only=True)
+
+    state = train(0.001)
+    (group,) = state["optimizer"]["param_groups"]
+    group |= {"lr": torch.tensor(group["lr"]), "capturable": True}
+    loop.save(tmp_path / "c.pt", state)
+    after = train(0.003)
+    assert after["step"] > state["step"]
+    (group,) = after["optimizer"]["param_groups"]
+    assert isinstance(group["lr"], float)
+    assert not group["capturable"]
+
+
 def test_a_bad_batch_changes_nothing(tmp_path):
     model, good = torch.nn.Conv2d(3, 1, 1), []
 

@@ -83,6 +83,7 @@ def fit(
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        optimizer.param_groups[0].update(lr=rate, capturable=on_gpu)  # it may have begun on another kind of machine
         step, seconds = state["step"], state["seconds"]
     generator = torch.Generator(device).manual_seed((seed + step) * workers.count + workers.rank)
     torch.manual_seed(generator.initial_seed())  # the noise
