@@ -11,6 +11,7 @@ from PIL import Image
 import lic
 from lic import container, image, weights
 from lic.codec import Codec
+from lic.defaults import ENTROPY
 from lic.errors import Corrupt, LicError, MissingWeights, TooLarge, Unsupported
 
 
@@ -43,6 +44,8 @@ def test_what_is_like_no_photograph_is_not_made_larger_by_context():
     by_itself = Codec("lite", "hyperprior").encode(stripes, 100, effort=0)
     assert data == by_itself  # 12 bits a pixel; by context it would be 29
     assert psnr(codec.decode(data), stripes.convert("RGB")) > 25
+    by_default, without_context = (Codec(entropy=name).encode(stripes, 100, effort=0) for name in (ENTROPY, "hyperprior"))
+    assert len(by_default) <= len(without_context)
 
 
 def test_alpha_is_kept_without_loss(tiny, sample):
