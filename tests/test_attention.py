@@ -6,14 +6,14 @@ from conftest import TINY
 from test_entropy import LEVEL, draw
 
 from lic import coders, locate, weights
-from lic.entropy import ENTROPY_MODELS, attention, base
+from lic.entropy import ENTROPY_MODELS, attention, base, orders
 from lic.errors import LicError
 
 
 def test_diamond_holds_near_positions():
-    assert attention.diamond(0) == [(0, 0)]
+    assert attention.diamond(0) == ((0, 0),)
     assert len(attention.diamond(3)) == 25
-    assert attention.diamond(1) == [(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)]
+    assert attention.diamond(1) == ((-1, 0), (0, -1), (0, 0), (0, 1), (1, 0))
 
 
 def test_scores_by_position_tell_near_keys_apart_and_far_ones_alike():
@@ -27,18 +27,21 @@ def test_scores_by_position_tell_near_keys_apart_and_far_ones_alike():
         assert torch.equal(scores[:, :, row], torch.stack([column[:, :, row] for column in columns], -1))
 
 
-def test_windows_hold_every_row_once_with_all_keys_of_its_window(monkeypatch):
+@pytest.mark.parametrize("itself", [False, True])
+def test_pieces_hold_every_row_once_and_what_it_may_see_of_its_window(itself, monkeypatch):
     monkeypatch.setattr(attention, "PIECE", 3)
     h, w = 6, 10
+    steps = orders.wavefront(h, w, 1)
     at = torch.randperm(h * w, generator=torch.Generator().manual_seed(0))[:40]
-    seen = []
-    for rows, keys in attention.windows(at, h, w, 4):
-        assert len(rows) <= 3
-        window = {(p // w // 4, p % w // 4) for p in (*at[rows].tolist(), *keys.tolist())}
-        assert len(window) == 1
-        assert len(keys) == sum((p // w // 4, p % w // 4) in window for p in range(h * w))
-        seen += rows.tolist()
-    assert sorted(seen) == list(range(40))
+    parts, back = attention.pieces(at, steps, 4, itself)
+    for piece in parts:
+        assert len(piece.rows) <= 3
+        assert torch.equal(piece.at, at[piece.rows])
+        for p, legal in zip(piece.at.tolist(), piece.legal, strict=True):
+            of_window = [q for q in range(h * w) if (q // w // 4, q % w // 4) == (p // w // 4, p % w // 4)]
+            seen = [q for q in of_window if steps.flatten()[q] < steps.flatten()[p] + itself]
+            assert sorted(piece.keys[legal].tolist()) == seen
+    assert torch.equal(torch.cat([piece.rows for piece in parts])[back], torch.arange(40))
 
 
 def test_best_keys_are_legal_few_and_the_first_of_equals():

@@ -5,7 +5,8 @@ scores exist at a time. Configs say how large the windows are: by default as tra
 times that area changed the bits of no model by more than 0.06 % (weights/README.md), and took twice the time.
 """
 
-from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,14 @@ from . import orders
 
 LARGEST = 64  # window: exact averages are of 4096 rows at most
 DEEPEST = 256  # heads: exact products are of that many activations at most
+MOST = 64  # keys of a row in training, if it counts them there
 PIECE = 64  # rows: their scores should stay in the cache
 
 
-def diamond(reach: int) -> list[tuple[int, int]]:
+def diamond(reach: int) -> tuple[tuple[int, int], ...]:
     """Relative positions (row, col) with |row| + |col| <= reach, in raster order."""
     offsets = range(-reach, reach + 1)
-    return [(row, col) for row in offsets for col in offsets if abs(row) + abs(col) <= reach]
+    return tuple((row, col) for row in offsets for col in offsets if abs(row) + abs(col) <= reach)
 
 
 def check_window(side: int) -> int:
@@ -32,16 +34,49 @@ def check_window(side: int) -> int:
     return side
 
 
-def windows(at: Tensor, h: int, w: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pieces of the positions `at`, (n,) int64, that share a window: indexes into `at`, and the window's positions."""
+class Piece(NamedTuple):
+    """Some rows that share a window, and the cells that they look at there."""
+
+    rows: Tensor  # (n,) int64, where they are among all
+    at: Tensor  # (n,) their positions
+    keys: Tensor  # (N,) positions, at least one
+    legal: Tensor  # (n, N) bool: which of them a row may see
+
+
+def pieces(at: Tensor, steps: Tensor, side: int, itself: bool = False) -> tuple[list[Piece], Tensor]:
+    """The positions `at`, (n,) int64, in pieces, and where among the rows of these each of them is, (n,).
+
+    They see the cells of their window, `side` wide, of smaller step, if `itself` of their own step too. steps: (h, w).
+    """
+    return _pieces(at, steps, side, itself, PIECE)
+
+
+@lru_cache(maxsize=16)  # training asks for the same positions at every step, and in coding all blocks of a model do
+@torch.inference_mode(False)
+def _pieces(at: Tensor, steps: Tensor, side: int, itself: bool, most: int) -> tuple[list[Piece], Tensor]:
+    (h, w), index, parts = steps.shape, steps.flatten().to(at.device), []
     across = -(-w // side)
     window = torch.div(at, w * side, rounding_mode="floor") * across + torch.div(at % w, side, rounding_mode="floor")
     for number in torch.unique(window).tolist():
         top, left = number // across * side, number % across * side
-        rows = torch.arange(top, min(top + side, h), device=at.device)
-        keys = (rows[:, None] * w + torch.arange(left, min(left + side, w), device=at.device)).flatten()
-        for piece in torch.nonzero(window == number)[:, 0].split(PIECE):
-            yield piece, keys
+        inside = torch.arange(top, min(top + side, h), device=at.device)[:, None] * w
+        inside = (inside + torch.arange(left, min(left + side, w), device=at.device)).flatten()
+        for rows in torch.nonzero(window == number)[:, 0].split(most):
+            own, theirs = index[at[rows], None], index[inside]
+            keys = inside[theirs <= own.max() if itself else theirs < own.max()]  # about half of them
+            if not len(keys):
+                keys = at[rows][:1]  # not legal, but some key there must be
+            parts.append(Piece(rows, at[rows], keys, index[keys] <= own if itself else index[keys] < own))
+    return parts, torch.argsort(torch.cat([part.rows for part in parts]))
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _columns(at: Tensor, keys: Tensor, offsets: tuple[tuple[int, int], ...], h: int, w: int) -> Tensor:
+    """Which of the keys (N,) is at each offset from the positions `at` (n,); N for none: (n, offsets)."""
+    position, inside = orders.neighbours(at, list(offsets), h, w)
+    place = torch.full((h * w,), len(keys), device=at.device).index_copy_(0, keys, torch.arange(len(keys), device=at.device))
+    return torch.where(inside, place[position], len(keys))
 
 
 class Block(nn.Module):
@@ -67,35 +102,28 @@ class Block(nn.Module):
         for layer in (self.gather, self.mix):
             nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
 
-    def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor, itself: bool, top: int) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor, itself: bool, top: int | Tensor) -> Tensor:
         """x: (B, n, width), rows of the positions `at`; known: (B, h w, 2 width), `self.known` of the rows of all
         positions (whatever of those not known); steps: (h, w). Rows see cells of smaller step; if `itself`, of their
         own step too. top: how many keys a row may use, 0 for all."""
-        parts, order = [], []
-        q, index = self.query(x), steps.flatten()
-        for rows, keys in windows(at, *steps.shape, self.window):
-            own, theirs = index[at[rows], None], index[keys]
-            keys = keys[theirs <= own.max() if itself else theirs < own.max()]  # about half of them
-            if not len(keys):
-                keys = at[rows][:1]  # not legal, but some key there must be
-            legal = index[keys] <= own if itself else index[keys] < own
-            k, v = known.index_select(1, keys).unflatten(2, (2, self.heads, self.depth)).permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
-            queries = q[:, rows].unflatten(2, (self.heads, self.depth)).transpose(1, 2)
-            scores = add(_product(queries, k), self._by_position(queries, at[rows], keys, *steps.shape))
-            found = average(exp2_weights(scores, _best(scores, legal, top) if top else legal), v)
-            parts.append(found.transpose(1, 2).flatten(2))
-            order.append(rows)
-        x = add(x, self.gather(torch.cat(parts, 1)[:, torch.argsort(torch.cat(order))]))
+        found, q = [], self.query(x)
+        parts, back = pieces(at, steps, self.window, itself)
+        for piece in parts:
+            both = known.index_select(1, piece.keys).unflatten(2, (2, self.heads, self.depth))
+            k, v = both.permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
+            queries = q.index_select(1, piece.rows).unflatten(2, (self.heads, self.depth)).transpose(1, 2)
+            scores = add(_product(queries, k), self._by_position(queries, piece.at, piece.keys, *steps.shape))
+            seen = piece.legal if isinstance(top, int) and not top else _best(scores, piece.legal, top)
+            found.append(average(exp2_weights(scores, seen), v).transpose(1, 2).flatten(2))
+        x = add(x, self.gather(torch.cat(found, 1).index_select(1, back)))
         return add(x, self.mix(leaky(self.expand(x))))
 
     def _by_position(self, q: Tensor, at: Tensor, keys: Tensor, h: int, w: int) -> Tensor:
         """(B, heads, n, depth) -> (B, heads, n, keys): one product for all far keys, others for the few near ones."""
         products, N = self.near(q), len(keys)
-        position, inside = orders.neighbours(at, self.offsets, h, w)  # (n, near)
-        place = torch.full((h * w,), N, device=at.device).index_copy_(0, keys, torch.arange(N, device=at.device))
-        place = torch.where(inside, place[position], N)  # column N is for those that are no keys
+        column = _columns(at, keys, self.offsets, h, w)  # (n, near); column N is for those that are no keys
         scores = products[..., :1].expand(*products.shape[:3], N + 1)
-        return scores.scatter(3, place.expand(*products.shape[:2], *place.shape), products[..., 1:])[..., :N]
+        return scores.scatter(3, column.expand(*products.shape[:2], *column.shape), products[..., 1:])[..., :N]
 
 
 def _product(q: Tensor, k: Tensor) -> Tensor:
@@ -105,10 +133,17 @@ def _product(q: Tensor, k: Tensor) -> Tensor:
     return scores.mul_(2.0**shift).floor_() if is_exact(q) else scores * 2.0**shift
 
 
-def _best(scores: Tensor, legal: Tensor, count: int) -> Tensor:
-    """Which of the legal scores (B, heads, n, keys) are among the `count` best of their row; equal ones: the first keys."""
+def _best(scores: Tensor, legal: Tensor, count: int | Tensor) -> Tensor:
+    """Which of the legal scores (B, heads, n, keys) are among the `count` best of their row; equal ones: the first keys.
+
+    In training the count may be a tensor (1,), at most MOST.
+    """
     N = scores.shape[-1]
     if is_exact(scores):  # unique, so that nothing depends on how a machine breaks ties
         scores = scores * N + torch.arange(N - 1, -1, -1, device=scores.device)
     scores = scores.detach().masked_fill(~legal, -torch.inf)
-    return (scores >= scores.topk(min(count, N)).values[..., -1:]) & legal
+    if isinstance(count, int):
+        least = scores.topk(min(count, N)).values[..., -1:]
+    else:
+        least = scores.topk(min(MOST, N)).values.index_select(-1, (count - 1).clamp(max=N - 1))
+    return (scores >= least) & legal

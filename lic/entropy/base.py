@@ -36,6 +36,7 @@ class EntropyModel(nn.Module):
     """Base of all entropy models; see the module's docstring. M latent channels in `groups` groups."""
 
     groups = 1
+    capturable = True  # False if a training step waits for values, or does other things for other values (train/captured.py)
     looks_back = False  # True if it predicts from the previous frame's latents too
     searched = slice(None)  # channels of z that the encoder may move by a step: where neighbours mean nearly the same
     latents: int
@@ -110,6 +111,16 @@ def all_but_last_step(model: EntropyModel, h: int, w: int, device: torch.device)
     """The cells that others may depend on: (n,) int64."""
     order = model.order(h, w).flatten()
     return torch.nonzero(order < order.max())[:, 0].to(device)
+
+
+@lru_cache(maxsize=16)
+def _split(at: Tensor, size: int) -> tuple[Tensor, ...]:
+    return at.split(size)
+
+
+def chunks(at: Tensor) -> tuple[Tensor, ...]:
+    """The positions `at`, at most CHUNK at once."""
+    return _split(at, CHUNK)
 
 
 def round_through(x: Tensor) -> Tensor:

@@ -161,6 +161,7 @@ class IndexMap(SideInformation):
 class LocalDictionary(EntropyModel):
     """One group, one step, after the map."""
 
+    capturable = False
     searched = slice(0)  # z names entries of the dictionary
 
     def __init__(self, config: DictionaryConfig):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..exact import ExactLinear, add, leaky, log_size
 from . import base, orders
-from .attention import Block
+from .attention import MOST, Block
 from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
@@ -76,7 +76,7 @@ class Entroformer(EntropyModel):
 
     def predict(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         features, hidden = self._local(side, y_hat, at)
-        token, steps, top = self.token(hidden), self.steps(*y_hat.shape[2:]).to(at.device), self._top()
+        token, steps, top = self.token(hidden), self.steps(*y_hat.shape[2:]), self._top(at.device)
         for block, known in zip(self.blocks, self._memory(side), strict=True):
             token = block(token, at, known, steps, False, top)
         if len(self.blocks):
@@ -86,9 +86,9 @@ class Entroformer(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Keys and values of the cells `at` for every block: rows of side.memory[number of the block]."""
         y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
-        hidden = torch.cat([self._local(side, y_hat, part)[1] for part in at.split(base.CHUNK)], 1)
+        hidden = torch.cat([self._local(side, y_hat, part)[1] for part in base.chunks(at)], 1)
         token = add(self.token(hidden), self.value(torch.cat((y, log_size(y)), -1)))
-        steps, top = self.steps(*y_hat.shape[2:]).to(at.device), self._top()
+        steps, top = self.steps(*y_hat.shape[2:]), self._top(at.device)
         for block, memory in zip(self.blocks, self._memory(side), strict=True):
             memory[:, at] = block.known(token)
             if block is not self.blocks[-1]:
@@ -98,10 +98,10 @@ class Entroformer(EntropyModel):
         """One (B, h w, 2 token) per block."""
         return [side.kept(k, 2 * self.config.token) for k in range(len(self.blocks))]
 
-    def _top(self) -> int:
+    def _top(self, device: torch.device) -> int | Tensor:
         """In training a random number around the real one: the blocks must not count on it (section 3.1)."""
         top = self.config.top
-        return int(torch.randint(top // 2, 2 * top, ())) if self.training and top else top
+        return torch.randint(top // 2, min(2 * top, MOST) + 1, (1,), device=device) if self.training and top else top
 
     def _local(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """What the hyperprior and the neighbours say: features (B, n, side) and hidden (B, n, hidden)."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..exact import FRACTION, UNIT_BITS, ExactLinear, add, is_exact, leaky, log_size, to_fixed, unit
 from . import base, gaussian, orders, tables
-from .attention import check_window, windows
+from .attention import check_window, pieces
 from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
@@ -108,7 +108,7 @@ class GlobalReference(EntropyModel):
         """What the cells `at` have to offer to later ones, and how those find them: rows of side.memory."""
         if not self.config.reference:
             return
-        parts = [self._news(side, y_hat, piece) for piece in at.split(base.CHUNK)]
+        parts = [self._news(side, y_hat, piece) for piece in base.chunks(at)]
         for kind, memory in self._memory(side).items():
             memory[:, at] = torch.cat([part[kind] for part in parts], 1)
 
@@ -138,14 +138,12 @@ class GlobalReference(EntropyModel):
     def _search(self, patches: Tensor, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """The best match of smaller step, (B, n) int64, and its cosine in units of 2^-2UNIT_BITS, 0 if none: float64."""
         h, w = y_hat.shape[2:]
-        query, steps = self._patches(y_hat, at), self.order(h, w).flatten().to(at.device)
+        query = self._patches(y_hat, at)
         best = torch.zeros(2, len(query), len(at), dtype=torch.float64, device=at.device)
-        for rows, keys in windows(at, h, w, self.window):
-            own = steps[at[rows]]
-            keys = keys[steps[keys] < own.max()]
-            if len(keys):
-                score = query[:, rows] @ patches.index_select(1, keys).to(query.dtype).transpose(1, 2)  # (B, rows, keys)
-                best[:, :, rows] = _first_best(score.double(), steps[keys] < own[:, None], keys)
+        for piece in pieces(at, orders.wavefront(h, w, REACH), self.window)[0]:
+            known = patches.index_select(1, piece.keys).to(query.dtype)
+            score = query.index_select(1, piece.rows) @ known.transpose(1, 2)  # (B, rows, keys)
+            best[:, :, piece.rows] = _first_best(score.double(), piece.legal, piece.keys)
         return best[0].long(), best[1]
 
     @torch.no_grad()

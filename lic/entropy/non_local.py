@@ -23,7 +23,7 @@ corrects a hyperprior's, so that training can start from one. The window of refe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..errors import LicError
 from ..exact import FRACTION, LIMIT, ExactLinear, add, average, exp2_weights, is_exact, leaky, log_size, multiply
 from . import base, orders
-from .attention import check_window, windows
+from .attention import check_window, pieces
 from .base import EntropyModel, Head, to_rows
 from .sections import Section
 from .side import Hyper, Side, Sizes
@@ -91,19 +91,38 @@ def find(proxies: Tensor, latents: Tensor, at: Tensor, steps: Tensor, side: int)
     proxies: (B, h w, d) and latents: (B, h w, c) of all positions, whatever where not known; side: of the windows.
     Returns the mean latents (B, n, c), 0 where there is no reference, and the mean similarity (B, n, 1), there -FAR.
     """
-    parts, order, steps_of = [], [], steps.flatten()
+    means = []
     far = -FAR * (2.0**FRACTION if is_exact(proxies) else 1.0)
-    for piece, window in windows(at, *steps.shape, side):
-        window = window[steps_of[window] <= steps_of[at[piece]].max()]  # spares the decoder half of them
-        legal = steps_of[window] < steps_of[at[piece], None]
-        scores = similarity(proxies[:, at[piece]], proxies[:, window])
-        weights = exp2_weights(scores, legal)
+    parts, back = pieces(at, steps, side)
+    for piece in parts:
+        scores = similarity(proxies.index_select(1, piece.at), proxies.index_select(1, piece.keys))
+        weights = exp2_weights(scores, piece.legal)
         quality = average(weights[..., None, :], scores[..., None])[..., 0].clamp(far, 0)
-        quality = torch.where(legal.any(-1, keepdim=True), quality, far)
-        parts.append(torch.cat((average(weights, latents[:, window]), quality), -1))
-        order.append(piece)
-    found = torch.cat(parts, 1)[:, torch.argsort(torch.cat(order))]
+        quality = torch.where(piece.legal.any(-1, keepdim=True), quality, far)
+        means.append(torch.cat((average(weights, latents.index_select(1, piece.keys)), quality), -1))
+    found = torch.cat(means, 1).index_select(1, back)
     return found[..., :-1], found[..., -1:]
+
+
+@lru_cache(maxsize=16)  # training asks for the same cells at every step
+@torch.inference_mode(False)
+def _groups_of(at: Tensor, positions: int) -> tuple[list[tuple[int, Tensor]], Tensor]:
+    """The cells `at` by group: its number and their positions; and where among these each of them is."""
+    group, parts, order = torch.div(at, positions, rounding_mode="floor"), [], []
+    for g in torch.unique(group).tolist():
+        cells = torch.nonzero(group == g)[:, 0]
+        parts.append((g, at[cells] % positions))
+        order.append(cells)
+    return parts, torch.argsort(torch.cat(order))
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _seen(at: Tensor, taps: tuple[tuple[int, tuple[int, int]], ...], h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Cells next to the positions `at`, taps being (group, offset): (n, taps) int64, and whether they are inside."""
+    groups = torch.tensor([group for group, _ in taps], device=at.device)
+    index, inside = orders.neighbours(at, [tap for _, tap in taps], h, w)
+    return groups * (h * w) + index, inside
 
 
 class NonLocal(EntropyModel):
@@ -144,7 +163,7 @@ class NonLocal(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Latents beside their log sizes, and proxies of the next group, of the cells `at`."""
         rows = to_rows(y_hat, self.groups)
-        for part in at.split(base.CHUNK):
+        for part in base.chunks(at):
             y = rows[:, part]
             self._keep(side, LATENTS, part, torch.cat((y, log_size(y)), -1))
             if self.references:
@@ -153,12 +172,8 @@ class NonLocal(EntropyModel):
 
     def _by_group(self, function: Callable[[int, Tensor], Tensor], at: Tensor, positions: int) -> Tensor:
         """function(group, positions (n,)) -> (B, n, c), of the cells `at` group by group; back in their order."""
-        group, parts, order = torch.div(at, positions, rounding_mode="floor"), [], []
-        for g in torch.unique(group).tolist():
-            cells = torch.nonzero(group == g)[:, 0]
-            parts.append(function(g, at[cells] % positions))
-            order.append(cells)
-        return torch.cat(parts, 1)[:, torch.argsort(torch.cat(order))]
+        parts, back = _groups_of(at, positions)
+        return torch.cat([function(g, here) for g, here in parts], 1).index_select(1, back)
 
     def _memory(self, side: Side, key: int, width: int) -> Tensor:
         """(B, groups, h w, width), 0 where nothing was remembered."""
@@ -169,7 +184,7 @@ class NonLocal(EntropyModel):
 
     def _predict_group(self, g: int, side: Side, at: Tensor) -> Tensor:
         """Means, then t, of group g at the positions `at`: (B, n, 2 M / groups)."""
-        latents, steps = self._memory(side, LATENTS, 2 * self.size), self.order(*side.features.shape[2:])[g].to(at.device)
+        latents, steps = self._memory(side, LATENTS, 2 * self.size), orders.plane(g, *side.features.shape[2:])
         features = side.rows(at)
         fuse = None
         if self.references:
@@ -189,8 +204,7 @@ class NonLocal(EntropyModel):
 
     def _context(self, g: int, latents: Tensor, at: Tensor, h: int, w: int) -> Tensor:
         """The known neighbours of all groups, with their log sizes: (B, n, neighbours 2 M / groups)."""
-        taps = [(group, tap) for group, taps in enumerate(self.taps[g]) for tap in taps]
-        groups = torch.tensor([group for group, _ in taps], device=at.device)
-        index, inside = orders.neighbours(at, [tap for _, tap in taps], h, w)
-        found = latents.flatten(1, 2)[:, groups * (h * w) + index]  # (B, n, neighbours, 2 M / groups)
+        taps = tuple((group, tap) for group, taps in enumerate(self.taps[g]) for tap in taps)
+        index, inside = _seen(at, taps, h, w)
+        found = latents.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)  # (B, n, neighbours, 2 M / groups)
         return found.mul_(inside[..., None].to(found.dtype)).flatten(2)

@@ -40,9 +40,16 @@ def quarters(h: int, w: int) -> Tensor:
     return torch.tensor([[0, 2], [3, 1]])[torch.arange(h)[:, None] % 2, torch.arange(w) % 2]
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def plane(group: int, h: int, w: int) -> Tensor:
+    """Group + row + col: (h, w) int64."""
+    return group + torch.arange(h)[:, None] + torch.arange(w)
+
+
 def diagonals(groups: int, h: int, w: int) -> Tensor:
-    """Group + row + col: (groups, h, w) int64. All cells of a plane at once: groups + h + w - 2 steps."""
-    return sum(torch.meshgrid(*(torch.arange(n) for n in (groups, h, w)), indexing="ij"))
+    """The planes of all groups: (groups, h, w) int64. All cells of a step at once: groups + h + w - 2 steps."""
+    return torch.stack([plane(group, h, w) for group in range(groups)])
 
 
 ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours

@@ -209,6 +209,6 @@ class Sections(EntropyModel):
         own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order).to(y_hat.dtype)
         fuse = None
         if k < len(self.attention):
-            fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order.to(at.device))
+            fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order)
         correction = self.sections[k]((features, earlier, own), side.level, fuse).chunk(2, -1)
         return tuple(map(torch.add, self.head(features, side.level, slice(begin, end)), correction))

@@ -21,8 +21,9 @@ class Captured:
         self.calls: Counter = Counter()
         self.graphs: dict[tuple, tuple] = {}
 
-    def __call__(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """What is returned is overwritten by the next call."""
+    def __call__(self, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+        """What is returned is overwritten by the next call. The function gets those of the batch that are not None."""
+        batch = tuple(x for x in batch if x is not None)
         shapes = tuple(x.shape for x in batch)
         self.calls[shapes] += 1
         if self.calls[shapes] <= WARM_UP:

@@ -20,7 +20,7 @@ class Latents(NamedTuple):
     y: Tensor  # (B, M, h, w): integers, or between
     y_dec: Tensor  # likewise: near what the synthesis gets
     slope: Tensor  # likewise: derivative of the distortion by that, in bits of the crop
-    previous: Tensor | None  # likewise: y_hat of the frame before
+    previous: Tensor | None = None  # likewise: y_hat of the frame before
 
 
 def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..entropy import ENTROPY_MODELS
-from ..entropy.sections import Sections
 from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import adopt, data, linear_start, loss, scales
@@ -64,7 +63,6 @@ def train_transforms(
     if not checkpoint.exists():
         scales.measure(transforms, pictures.crops(START_CROPS, FIT_SIZE, torch.Generator().manual_seed(1)))
     validation = held_out.centres(VALIDATION_SIZE)
-    captured = isinstance(model, Sections) and not model.attention
 
     fit(
         both,
@@ -72,7 +70,7 @@ def train_transforms(
         lambda m: loss.validate(m["transforms"], m["entropy"], validation),
         data.Crops(pictures, batch, crop, last_crop, enlarge, recolour), checkpoint,
         config={"transforms": [name, dataclasses.asdict(transforms.config)],
-                "entropy": [entropy, dataclasses.asdict(model.config)]}, captured=captured, **options,
+                "entropy": [entropy, dataclasses.asdict(model.config)]}, captured=model.capturable, **options,
     )  # fmt: skip
 
 
@@ -99,7 +97,7 @@ def train_entropy(
         parameter.requires_grad_(not (keep and key.startswith(keep)))
 
     def batch_loss(model, latents):
-        losses, parts = loss.latent_rate_distortion(transforms.config, model, latents)
+        losses, parts = loss.latent_rate_distortion(transforms.config, model, loss.Latents(*latents))
         return losses.mean(), {key: value.mean() for key, value in parts.items()}
 
     def judged(model):
@@ -108,5 +106,6 @@ def train_entropy(
 
     fit(
         entropy, batch_loss, judged, pool, checkpoint,
-        config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False, **options,
+        config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False,
+        captured=entropy.capturable, **options,
     )  # fmt: skip
