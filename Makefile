@@ -27,9 +27,9 @@ lint: $(VENV)/ready ## check style
 
 KODAK ?= kodak
 eval: $(VENV)/ready-eval ## measure what the README shows: make eval KODAK=folder of the 24 Kodak images
-	$(BIN)/lic eval $(KODAK) --models base-parallel --qualities 0,15,30,45,60,75,90,100 \
+	$(BIN)/lic eval $(KODAK) --models base-global-parallel --qualities 0,15,30,45,60,75,90,100 \
 		--against jpeg,jpeg420,webp,avif,jxl --bits --out eval
-	$(BIN)/lic compare $(KODAK) --model lite --out eval
+	$(BIN)/lic compare $(KODAK) --out eval
 
 tables: ## write the figures of weights/measured into the tables of the READMEs
 	$(PYTHON) tests/documents.py

@@ -61,10 +61,10 @@ class Block(nn.Module):
     @staticmethod
     def function(x: Tensor, shift: Tensor, *layers: Tensor) -> Tensor:
         """x (B, C, h, w), shift (B, 2 C, 1, 1), weights and biases of the layers: all of it in one function, which training can compile."""
-        weight_3x3, bias_3x3, *others = layers
+        weight_3x3, bias_3x3, weight, bias, *mix = layers
         x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
-        hidden = F.silu(F.conv2d(x_around, *others[:2]) + shift)
-        return x + F.conv2d(hidden, *others[2:])
+        hidden = F.conv2d(x_around, weight, bias).add_(shift)  # in place: memory that is new to the process takes a tenth of the time
+        return F.conv2d(F.silu(hidden, inplace=not torch.is_grad_enabled()), *mix).add_(x)
 
 
 class Blocks(nn.ModuleList):

@@ -14,7 +14,7 @@ ANCHORS = {  # what rows of the table of BD-rates are called -> in bd_rates.csv
     "JPEG 4:4:4": "jpeg", "JPEG 4:2:0": "jpeg420", "WebP": "webp", "JPEG XL": "jxl", "AVIF": "avif", "AV1": "AV1 (published)",
     "bmshj2018-hyperprior": "bmshj2018-hyperprior (published)", "BPG": "BPG 4:4:4 (published)", "VVC": "VVC (VTM-9.1) (published)",
 }  # fmt: skip
-CODECS = {"lic": "base-parallel", "AVIF": "avif", "WebP": "webp", "JPEG XL": "jxl", "JPEG 4:2:0": "jpeg420"}
+CODECS = {"lic": "base-global-parallel", "AVIF": "avif", "WebP": "webp", "JPEG XL": "jxl", "JPEG 4:2:0": "jpeg420"}
 BANDS = [(metric, band) for metric in ("psnr", "ms_ssim_db") for band in ("common range", "0.15 .. 1.2 bpp")]
 
 
@@ -57,7 +57,7 @@ def bd_rates(heading: list[str], cells: list[str]) -> list[str]:
 
 def systems(heading: list[str], cells: list[str]) -> list[str]:
     """`| model | after | parameters | steps | bits ... | write, read | ...`: entropy models on the same latents."""
-    rows = {row["model"].removeprefix("lite-"): row for row in measured("compare")}
+    rows = {row["model"].removeprefix("base-"): row for row in measured("compare")}
     row = rows[re.match("`(.*?)`", cells[0])[1]]
     bits = changes(row, rows["hyperprior"]) if row is not rows["hyperprior"] else "0"
     if "dictionary" in cells[0]:

@@ -11,6 +11,7 @@ import torch
 from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lic import exact, locate, search, weights
 from lic.codec import Codec
@@ -343,3 +344,24 @@ def test_bad_training_input(folder, tmp_path):
         export.export(tmp_path / "x.pt", "x", tmp_path)
     with pytest.raises(LicError):
         data.load(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ENTROPY_MODELS)
+def test_a_captured_step_waits_for_no_value(name):
+    """Tensors without values can do no more than a CUDA graph can. What follows from positions is kept from the first step on."""
+    model_class, config_class = ENTROPY_MODELS[name]
+    model = model_class(config_class(**{"latents": 24} | SMALL_CONFIGS.get(name, {}))).train()
+    y, level = torch.randn(2, 24, 8, 12).mul(2).round(), torch.tensor([100, 3000])
+    base.predict_real(model, y, level)
+
+    def step():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            z, parameters = base.predict_real(model, mode.from_tensor(y), mode.from_tensor(level))
+            (z.sum() + sum(x.sum() for x in parameters)).backward()
+
+    if name == "local-dictionary":  # which looks at how many different values there are
+        assert not model.capturable
+        with pytest.raises(RuntimeError):
+            step()
+    else:
+        step()
