@@ -63,8 +63,13 @@ class Block(nn.Module):
         """x (B, C, h, w), shift (B, 2 C, 1, 1), weights and biases of the layers: all of it in one function, which training can compile."""
         weight_3x3, bias_3x3, weight, bias, *mix = layers
         x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
-        hidden = F.conv2d(x_around, weight, bias).add_(shift)  # in place: memory that is new to the process takes a tenth of the time
-        return F.conv2d(F.silu(hidden, inplace=not torch.is_grad_enabled()), *mix).add_(x)
+        hidden = F.silu(_add(F.conv2d(x_around, weight, bias), shift), inplace=not torch.is_grad_enabled())
+        return _add(F.conv2d(hidden, *mix), x)
+
+
+def _add(new: Tensor, other: Tensor) -> Tensor:
+    """new + other, in the memory of `new` if of one type (autocast makes them two): memory that a process has not touched is slow."""
+    return new.add_(other) if new.dtype == other.dtype else new + other
 
 
 class Blocks(nn.ModuleList):

@@ -130,23 +130,25 @@ def settle(models, x, y_hat, level, rounds=3, previous=None):
     return search.settle(models.transforms, search._real(models.entropy), x, y_hat, level, rounds, previous)
 
 
-@pytest.mark.parametrize(("model", "level"), [("lite", 800), ("base", 2000)])
-def test_hyper_latents_are_searched_too_and_save_bits(sample, model, level):
-    """Those of the search, integers, cost less than those that the analysis gives for the same y_hat."""
+@pytest.mark.parametrize("model", ["lite", "base"])
+def test_hyper_latents_are_searched_too_and_save_bits(sample, model):
+    """Those of the search, integers, cost less than those that the analysis gives for the same y_hat: in the mean of three qualities."""
     models = weights.load_models(Codec(model, device="cpu").path, torch.device("cpu"))
-    x, y_hat, level = start(models, sample, (0, 0, 384, 256), level)
-    settled, entropy = settle(models, x, y_hat, level, 4), search._real(models.entropy)
-
-    def bits(z_hat):
+    entropy, saved = search._real(models.entropy), []
+    for number in (800, 2000, 3200):
+        x, y_hat, level = start(models, sample, (0, 0, 384, 256), number)
+        settled = settle(models, x, y_hat, level, 4)
         with torch.no_grad():
-            of_y = gaussian.bits(settled.y_hat, *base.parameters_of(entropy, z_hat, settled.y_hat, level, None))
-            return float(of_y.sum() + gaussian.bits(z_hat, *entropy.hyper.parameters_of_z(level, z_hat.shape)).sum())
-
-    with torch.no_grad():
-        analysed = base.analysis_of(entropy, settled.y_hat, level, None).round()
-    assert torch.equal(settled.z_hat, settled.z_hat.round())
-    assert not torch.equal(settled.z_hat, analysed)
-    assert bits(settled.z_hat) < bits(analysed)
+            analysed = base.analysis_of(entropy, settled.y_hat, level, None).round()
+            bits = [
+                float(gaussian.bits(settled.y_hat, *base.parameters_of(entropy, z_hat, settled.y_hat, level, None)).sum())
+                + float(gaussian.bits(z_hat, *entropy.hyper.parameters_of_z(level, z_hat.shape)).sum())
+                for z_hat in (settled.z_hat, analysed)
+            ]
+        assert torch.equal(settled.z_hat, settled.z_hat.round())
+        assert not torch.equal(settled.z_hat, analysed)
+        saved.append(1 - bits[0] / bits[1])
+    assert sum(saved) / len(saved) > 0.001
 
 
 def test_vectors_of_motion_are_left_alone(sample, monkeypatch):
