@@ -5,7 +5,6 @@ scores exist at a time. Configs say how large the windows are: by default as tra
 times that area changed the bits of no model by more than 0.06 % (weights/README.md), and took twice the time.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -51,8 +50,7 @@ def pieces(at: Tensor, steps: Tensor, side: int, itself: bool = False) -> tuple[
     return _pieces(at, steps, side, itself, PIECE)
 
 
-@lru_cache(maxsize=16)  # training asks for the same positions at every step, and in coding all blocks of a model do
-@torch.inference_mode(False)
+@orders.kept(16)
 def _pieces(at: Tensor, steps: Tensor, side: int, itself: bool, most: int) -> tuple[list[Piece], Tensor]:
     (h, w), index, parts = steps.shape, steps.flatten().to(at.device), []
     across = -(-w // side)
@@ -70,11 +68,10 @@ def _pieces(at: Tensor, steps: Tensor, side: int, itself: bool, most: int) -> tu
     return parts, torch.argsort(torch.cat([part.rows for part in parts]))
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@orders.kept(256)
 def _columns(at: Tensor, keys: Tensor, offsets: tuple[tuple[int, int], ...], h: int, w: int) -> Tensor:
     """Which of the keys (N,) is at each offset from the positions `at` (n,); N for none: (n, offsets)."""
-    position, inside = orders.neighbours(at, list(offsets), h, w)
+    position, inside = orders.neighbours(at, offsets, h, w)
     place = torch.full((h * w,), len(keys), device=at.device).index_copy_(0, keys, torch.arange(len(keys), device=at.device))
     return torch.where(inside, place[position], len(keys))
 

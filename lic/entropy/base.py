@@ -15,7 +15,6 @@ order()); then the writer predicts all cells at once and the reader step by step
 arithmetic is exact both get the same integers.
 """
 
-from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from ..exact import ExactLinear, LevelTable, to_fixed
 from . import gaussian
+from .orders import kept
 from .side import Side, SideInformation
 
 CHUNK = 4096  # positions predicted at once: bounds the memory whatever the size of the image. Orders the cells of
@@ -98,29 +98,17 @@ class Head(nn.Module):
 # --- training ---------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16)  # the same tensor whenever it is asked for: what models work out for it can be kept, too
-@torch.inference_mode(False)  # the first caller must not decide what later ones can do with it
+@kept(16)
 def all_cells(count: int, device: torch.device) -> Tensor:
     """(count,) int64."""
     return torch.arange(count, device=device)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
+@kept(16)
 def all_but_last_step(model: EntropyModel, h: int, w: int, device: torch.device) -> Tensor:
     """The cells that others may depend on: (n,) int64."""
     order = model.order(h, w).flatten()
     return torch.nonzero(order < order.max())[:, 0].to(device)
-
-
-@lru_cache(maxsize=16)
-def _split(at: Tensor, size: int) -> tuple[Tensor, ...]:
-    return at.split(size)
-
-
-def chunks(at: Tensor) -> tuple[Tensor, ...]:
-    """The positions `at`, at most CHUNK at once."""
-    return _split(at, CHUNK)
 
 
 def round_through(x: Tensor) -> Tensor:

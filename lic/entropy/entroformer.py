@@ -86,7 +86,7 @@ class Entroformer(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Keys and values of the cells `at` for every block: rows of side.memory[number of the block]."""
         y = y_hat.flatten(2)[:, :, at].transpose(1, 2)
-        hidden = torch.cat([self._local(side, y_hat, part)[1] for part in base.chunks(at)], 1)
+        hidden = torch.cat([self._local(side, y_hat, part)[1] for part in orders.split(at, base.CHUNK)], 1)
         token = add(self.token(hidden), self.value(torch.cat((y, log_size(y)), -1)))
         steps, top = self.steps(*y_hat.shape[2:]), self._top(at.device)
         for block, memory in zip(self.blocks, self._memory(side), strict=True):

@@ -108,7 +108,7 @@ class GlobalReference(EntropyModel):
         """What the cells `at` have to offer to later ones, and how those find them: rows of side.memory."""
         if not self.config.reference:
             return
-        parts = [self._news(side, y_hat, piece) for piece in base.chunks(at)]
+        parts = [self._news(side, y_hat, piece) for piece in orders.split(at, base.CHUNK)]
         for kind, memory in self._memory(side).items():
             memory[:, at] = torch.cat([part[kind] for part in parts], 1)
 

@@ -23,7 +23,7 @@ corrects a hyperprior's, so that training can start from one. The window of refe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +104,7 @@ def find(proxies: Tensor, latents: Tensor, at: Tensor, steps: Tensor, side: int)
     return found[..., :-1], found[..., -1:]
 
 
-@lru_cache(maxsize=16)  # training asks for the same cells at every step
-@torch.inference_mode(False)
+@orders.kept(16)
 def _groups_of(at: Tensor, positions: int) -> tuple[list[tuple[int, Tensor]], Tensor]:
     """The cells `at` by group: its number and their positions; and where among these each of them is."""
     group, parts, order = torch.div(at, positions, rounding_mode="floor"), [], []
@@ -116,8 +115,7 @@ def _groups_of(at: Tensor, positions: int) -> tuple[list[tuple[int, Tensor]], Te
     return parts, torch.argsort(torch.cat(order))
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@orders.kept(64)
 def _seen(at: Tensor, taps: tuple[tuple[int, tuple[int, int]], ...], h: int, w: int) -> tuple[Tensor, Tensor]:
     """Cells next to the positions `at`, taps being (group, offset): (n, taps) int64, and whether they are inside."""
     groups = torch.tensor([group for group, _ in taps], device=at.device)
@@ -163,7 +161,7 @@ class NonLocal(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """Latents beside their log sizes, and proxies of the next group, of the cells `at`."""
         rows = to_rows(y_hat, self.groups)
-        for part in base.chunks(at):
+        for part in orders.split(at, base.CHUNK):
             y = rows[:, part]
             self._keep(side, LATENTS, part, torch.cat((y, log_size(y)), -1))
             if self.references:

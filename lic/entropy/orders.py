@@ -1,6 +1,6 @@
 """Coding orders, and what follows from them: which neighbours a cell may look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 
 import torch
@@ -10,12 +10,16 @@ from torch import Tensor
 from ..errors import LicError
 
 
-def by_size(order: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An order that is the same tensor whenever it is asked for the same size, so that what follows from it can be kept, too."""
-    return wraps(order)(lru_cache(maxsize=8)(torch.inference_mode(False)(order)))  # whoever asks first, under whatever mode
+def kept(most: int) -> Callable[[Callable], Callable]:
+    """What follows from sizes and positions alone is worked out once: training asks for the same at every step.
+
+    For functions of tensors, too, that are the same objects again; so what they return is the same object again, and what
+    follows from that can be kept in turn. The first caller, in inference or not, must not decide what later ones can do with it.
+    """
+    return lambda function: wraps(function)(lru_cache(maxsize=most)(torch.inference_mode(False)(function)))
 
 
-@by_size
+@kept(8)
 def wavefront(h: int, w: int, reach: int) -> Tensor:
     """Steps of a raster-causal window: (h, w) int64, col + (reach + 1) row.
 
@@ -25,13 +29,13 @@ def wavefront(h: int, w: int, reach: int) -> Tensor:
     return torch.arange(w) + (reach + 1) * torch.arange(h)[:, None]
 
 
-@by_size
+@kept(8)
 def checkerboard(h: int, w: int) -> Tensor:
     """0 on black cells, 1 on white ones: (h, w) int64. All neighbours at an odd distance have the other colour."""
     return (torch.arange(w) + torch.arange(h)[:, None]) % 2
 
 
-@by_size
+@kept(8)
 def quarters(h: int, w: int) -> Tensor:
     """0 at even rows and columns, 1 at odd ones, then even rows, then odd ones: (h, w) int64.
 
@@ -40,8 +44,7 @@ def quarters(h: int, w: int) -> Tensor:
     return torch.tensor([[0, 2], [3, 1]])[torch.arange(h)[:, None] % 2, torch.arange(w) % 2]
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@kept(64)
 def plane(group: int, h: int, w: int) -> Tensor:
     """Group + row + col: (h, w) int64."""
     return group + torch.arange(h)[:, None] + torch.arange(w)
@@ -56,7 +59,7 @@ ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
     "checkerboard": (checkerboard, 1),
     "quarters": (quarters, 1),
     "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
-    "none": (by_size(lambda h, w: torch.zeros(h, w, dtype=torch.int64)), 0),
+    "none": (kept(8)(lambda h, w: torch.zeros(h, w, dtype=torch.int64)), 0),
 }
 
 
@@ -85,7 +88,13 @@ def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tupl
     return taps
 
 
-def neighbours(at: Tensor, taps: list[tuple[int, int]], h: int, w: int) -> tuple[Tensor, Tensor]:
+@kept(16)
+def split(at: Tensor, most: int) -> tuple[Tensor, ...]:
+    """The positions `at`, (n,) int64, at most so many at once."""
+    return at.split(most)
+
+
+def neighbours(at: Tensor, taps: Sequence[tuple[int, int]], h: int, w: int) -> tuple[Tensor, Tensor]:
     """Positions next to positions: (n,) -> (n, taps) int64, 0 where outside the image, and bool, whether inside."""
     down, right = torch.tensor(taps, dtype=torch.int64, device=at.device).view(-1, 2).T
     row = torch.div(at, w, rounding_mode="floor")[:, None] + down
@@ -115,8 +124,7 @@ def gather_rows(rows: Tensor, at: Tensor, taps: list[tuple[int, int]], h: int, w
     return F.embedding(index, rows.flatten(0, 1)).flatten(2)  # here it is twice as fast as index_select
 
 
-@lru_cache(maxsize=64)  # training asks for the same positions at every step
-@torch.inference_mode(False)
+@kept(64)
 def _seen(at: Tensor, taps: tuple[tuple[int, int], ...], h: int, w: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
     index, seen = neighbours(at, taps, h, w)
     if order is not None:

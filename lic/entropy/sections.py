@@ -23,7 +23,7 @@ two layers cannot make a logarithm.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -118,8 +118,7 @@ class Part(NamedTuple):
     known: list[tuple[Tensor, Tensor]]  # the same in pieces of at most CHUNK, and those of each that are not in the section's last step
 
 
-@lru_cache(maxsize=16)  # training asks for the same cells at every step
-@torch.inference_mode(False)  # the first caller must not decide what later ones can do with it
+@orders.kept(16)
 def _parts(model: "Sections", at: Tensor, h: int, w: int) -> list[Part]:
     """Of every section among the cells `at`."""
     group, position = torch.div(at, h * w, rounding_mode="floor"), at % (h * w)
