@@ -50,6 +50,9 @@ def test_best_keys_are_legal_few_and_the_first_of_equals():
     best = attention._best(scores, legal, 2)[0, 0]
     assert best.tolist() == [[False, True, True, False, False], [False, True, True, False, False], [False] * 5]
     assert attention._best(scores, legal, 9)[0, 0].tolist() == legal.tolist()
+    two = attention._best(scores, legal, 2)
+    for most in (4, 9):  # of which training takes a part
+        assert torch.equal(attention._best(scores, legal, most, torch.tensor([2])), two)
 
 
 @pytest.mark.parametrize("name", ["entroformer", "entroformer-parallel", "global-parallel"])

@@ -16,7 +16,6 @@ from . import orders
 
 LARGEST = 64  # window: exact averages are of 4096 rows at most
 DEEPEST = 256  # heads: exact products are of that many activations at most
-MOST = 64  # keys of a row in training, if it counts them there
 PIECE = 64  # rows: their scores should stay in the cache
 
 
@@ -99,10 +98,10 @@ class Block(nn.Module):
         for layer in (self.gather, self.mix):
             nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
 
-    def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor, itself: bool, top: int | Tensor) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor, known: Tensor, steps: Tensor, itself: bool, top: int, count: Tensor | None = None) -> Tensor:
         """x: (B, n, width), rows of the positions `at`; known: (B, h w, 2 width), `self.known` of the rows of all
         positions (whatever of those not known); steps: (h, w). Rows see cells of smaller step; if `itself`, of their
-        own step too. top: how many keys a row may use, 0 for all."""
+        own step too. top: how many keys a row may use, 0 for all; count, (1,) int64: how many of these it does, in training."""
         found, q = [], self.query(x)
         parts, back = pieces(at, steps, self.window, itself)
         for piece in parts:
@@ -110,7 +109,7 @@ class Block(nn.Module):
             k, v = both.permute(2, 0, 3, 1, 4)  # (B, heads, keys, depth)
             queries = q.index_select(1, piece.rows).unflatten(2, (self.heads, self.depth)).transpose(1, 2)
             scores = add(_product(queries, k), self._by_position(queries, piece.at, piece.keys, *steps.shape))
-            seen = piece.legal if isinstance(top, int) and not top else _best(scores, piece.legal, top)
+            seen = _best(scores, piece.legal, top, count) if top else piece.legal
             found.append(average(exp2_weights(scores, seen), v).transpose(1, 2).flatten(2))
         x = add(x, self.gather(torch.cat(found, 1).index_select(1, back)))
         return add(x, self.mix(leaky(self.expand(x))))
@@ -130,17 +129,15 @@ def _product(q: Tensor, k: Tensor) -> Tensor:
     return scores.mul_(2.0**shift).floor_() if is_exact(q) else scores * 2.0**shift
 
 
-def _best(scores: Tensor, legal: Tensor, count: int | Tensor) -> Tensor:
-    """Which of the legal scores (B, heads, n, keys) are among the `count` best of their row; equal ones: the first keys.
+def _best(scores: Tensor, legal: Tensor, top: int, count: Tensor | None = None) -> Tensor:
+    """Which of the legal scores (B, heads, n, keys) are among the `top` best of their row; equal ones: the first keys.
 
-    In training the count may be a tensor (1,), at most MOST.
+    count: or the so many best of these.
     """
     N = scores.shape[-1]
     if is_exact(scores):  # unique, so that nothing depends on how a machine breaks ties
         scores = scores * N + torch.arange(N - 1, -1, -1, device=scores.device)
     scores = scores.detach().masked_fill(~legal, -torch.inf)
-    if isinstance(count, int):
-        least = scores.topk(min(count, N)).values[..., -1:]
-    else:
-        least = scores.topk(min(MOST, N)).values.index_select(-1, (count - 1).clamp(max=N - 1))
+    best = scores.topk(min(top, N)).values
+    least = best[..., -1:] if count is None else best.index_select(-1, (count - 1).clamp(max=best.shape[-1] - 1))
     return (scores >= least) & legal

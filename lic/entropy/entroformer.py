@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..exact import ExactLinear, add, leaky, log_size
 from . import base, orders
-from .attention import MOST, Block
+from .attention import Block
 from .base import EntropyModel, Head
 from .side import Hyper, Side, Sizes
 
@@ -78,7 +78,7 @@ class Entroformer(EntropyModel):
         features, hidden = self._local(side, y_hat, at)
         token, steps, top = self.token(hidden), self.steps(*y_hat.shape[2:]), self._top(at.device)
         for block, known in zip(self.blocks, self._memory(side), strict=True):
-            token = block(token, at, known, steps, False, top)
+            token = block(token, at, known, steps, False, *top)
         if len(self.blocks):
             hidden = add(hidden, self.correction(token))
         return self.head(torch.cat((features, hidden), -1), side.level)
@@ -92,16 +92,18 @@ class Entroformer(EntropyModel):
         for block, memory in zip(self.blocks, self._memory(side), strict=True):
             memory[:, at] = block.known(token)
             if block is not self.blocks[-1]:
-                token = block(token, at, memory, steps, True, top)
+                token = block(token, at, memory, steps, True, *top)
 
     def _memory(self, side: Side) -> list[Tensor]:
         """One (B, h w, 2 token) per block."""
         return [side.kept(k, 2 * self.config.token) for k in range(len(self.blocks))]
 
-    def _top(self, device: torch.device) -> int | Tensor:
-        """In training a random number around the real one: the blocks must not count on it (section 3.1)."""
+    def _top(self, device: torch.device) -> tuple[int, Tensor | None]:
+        """Keys per row, and in training a random number around that: the blocks must not count on it (section 3.1)."""
         top = self.config.top
-        return torch.randint(top // 2, min(2 * top, MOST) + 1, (1,), device=device) if self.training and top else top
+        if not (self.training and top):
+            return top, None
+        return 2 * top, torch.randint(max(top // 2, 1), 2 * top + 1, (1,), device=device)
 
     def _local(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """What the hyperprior and the neighbours say: features (B, n, side) and hidden (B, n, hidden)."""

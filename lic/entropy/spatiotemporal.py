@@ -48,7 +48,7 @@ class SpatiotemporalConfig(Sizes):
 class Spatiotemporal(EntropyModel):
     """One group; the steps of its order: 2 for a checkerboard, 1 for none."""
 
-    capturable = False
+    capturable = False  # nothing in it waits, but it has not been tried
     looks_back = True
 
     def __init__(self, config: SpatiotemporalConfig):
