@@ -221,7 +221,7 @@ def train_latents(folder, model, entropy, device, threads, **options):
 @click.argument("name")
 @click.argument("latents", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_training_options
-@click.option("--keep", default="", metavar="PREFIX", help="Parameters called PREFIX... stay as --start has them, hyper.h_a say.")
+@click.option("--keep", multiple=True, metavar="PREFIX", help="Parameters called PREFIX... stay as --start has them, hyper.h_a say.")
 @device_option
 @threads_option
 def train_entropy(name, latents, checkpoint, device, threads, batch, config, **options):

@@ -74,7 +74,8 @@ def test_padding_is_free(models, sample):
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
 
 
-def test_slope_is_the_derivative_of_the_distortion(models, sample):
+def test_slope_is_the_derivative_of_the_distortion(models, sample, monkeypatch):
+    monkeypatch.setattr(search, "_rough", lambda kind: False)
     x, y, level = start(models, sample)
     slope = search._distortion(models.transforms, x, y, level)[1]
     lam = search.WORTH * float(lambda_of(models.transforms.config, level))
@@ -86,6 +87,20 @@ def test_slope_is_the_derivative_of_the_distortion(models, sample):
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     rise = (cost(y + 0.01 * direction) - cost(y - 0.01 * direction)) / 0.02
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
+
+
+def test_bfloat16_knows_distortion_and_slopes_well_enough(sample, monkeypatch):
+    models = weights.load_models(locate.by_name("lite-hyperprior"), torch.device("cpu"))
+    for level in (0, 4096):
+        x, y, level = start(models, sample, level=level)
+        found = []
+        for rough in (False, True):  # either works on any processor
+            monkeypatch.setattr(search, "_rough", lambda kind, rough=rough: rough)
+            found.append(search._distortion(models.transforms, x, y, level))
+        (error, slope), (rough_error, rough_slope) = found
+        assert rough_error.dtype == rough_slope.dtype == torch.float32
+        assert float(rough_error) == pytest.approx(float(error), rel=0.01)
+        assert 0 < float((rough_slope - slope).square().mean() / slope.square().mean()) < 0.01
 
 
 SMOOTH = sorted(set(ENTROPY_MODELS) - {"spatiotemporal", "global-reference"})  # these round in between, or choose a reference

@@ -14,7 +14,7 @@ from lic.errors import LicError
 
 def test_the_last_order_serves_all_further_sections():
     steps = Sections(GlobalParallelConfig(latents=48)).order(4, 4)
-    assert steps.flatten(1).amax(1).tolist() == [3, 7, *2 * [9], *3 * [11], *3 * [13], *6 * [15]]
+    assert steps.flatten(1).amax(1).tolist() == [5, 7, *2 * [9], *3 * [11], *3 * [13], *6 * [15]]
     assert int(Sections(ParallelConfig(latents=48)).order(4, 4).max()) == 11
 
 
@@ -34,6 +34,21 @@ def test_quarters_know_diagonals_then_neighbours():
         row, col = torch.nonzero(steps[2:6, 2:6] == step)[0].tolist()
         around = steps[row + 1 : row + 4, col + 1 : col + 4]
         assert int((around < step).sum()) == known
+
+
+def test_cells_of_a_step_of_eighths_are_no_neighbours():
+    """What is coded at once is far apart, and later steps know more: of the twelve within two steps by row and column."""
+    steps, reach = orders.eighths(16, 16), orders.ORDERS["eighths"][1]
+    assert len(reach) == 12
+    known = []
+    for step in range(6):
+        cells = torch.nonzero(steps == step)
+        apart = (cells[:, None] - cells).square().sum(2)
+        assert len(cells) == (32 if step < 4 else 64)
+        assert int(apart[apart > 0].min()) == (8 if step < 4 else 4)
+        row, col = next(cell for cell in cells.tolist() if min(cell) > 3)
+        known.append(sum(bool(steps[row + r, col + c] < step) for r, c in reach))
+    assert known == [0, 4, 4, 8, 4, 8]
 
 
 def test_training_works_out_positions_once():

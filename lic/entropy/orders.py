@@ -44,6 +44,14 @@ def quarters(h: int, w: int) -> Tensor:
     return torch.tensor([[0, 2], [3, 1]])[torch.arange(h)[:, None] % 2, torch.arange(w) % 2]
 
 
+@kept(8)
+def eighths(h: int, w: int) -> Tensor:
+    """The first two of the quarters in two steps each, in the colours of the checkerboard that they are; 6 in all: (h, w) int64."""
+    quarter = quarters(h, w)
+    colour = checkerboard(-(-h // 2), -(-w // 2)).repeat_interleave(2, 0).repeat_interleave(2, 1)[:h, :w]
+    return torch.where(quarter < 2, 2 * quarter + colour, 2 + quarter)
+
+
 @kept(64)
 def plane(group: int, h: int, w: int) -> Tensor:
     """Group + row + col: (h, w) int64."""
@@ -53,21 +61,6 @@ def plane(group: int, h: int, w: int) -> Tensor:
 def diagonals(groups: int, h: int, w: int) -> Tensor:
     """The planes of all groups: (groups, h, w) int64. All cells of a step at once: groups + h + w - 2 steps."""
     return torch.stack([plane(group, h, w) for group in range(groups)])
-
-
-ORDERS = {  # (h, w) -> steps, and how far a cell looks for known neighbours
-    "checkerboard": (checkerboard, 1),
-    "quarters": (quarters, 1),
-    "wavefront": (lambda h, w: wavefront(h, w, 2), 2),
-    "none": (kept(8)(lambda h, w: torch.zeros(h, w, dtype=torch.int64)), 0),
-}
-
-
-def by_name(name: str) -> tuple[Callable[[int, int], Tensor], int]:
-    """Entry of ORDERS; an unknown name, out of a config, is a LicError."""
-    if name not in ORDERS:
-        raise LicError(f"unknown order {name!r}; known: {', '.join(ORDERS)}")
-    return ORDERS[name]
 
 
 def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tuple[int, int]]:
@@ -86,6 +79,22 @@ def known_taps(order: Tensor, reach: int, of: Tensor | None = None) -> list[tupl
             if bool((there < order[rows, cols]).any()):
                 taps.append((dr, dc))
     return taps
+
+
+ORDERS = {  # (h, w) -> steps, and the neighbours that a cell looks at where they are known
+    "checkerboard": (checkerboard, known_taps(checkerboard(8, 8), 1)),
+    "quarters": (quarters, known_taps(quarters(8, 8), 1)),
+    "eighths": (eighths, [tap for tap in known_taps(eighths(8, 8), 2) if sum(map(abs, tap)) <= 2]),
+    "wavefront": (lambda h, w: wavefront(h, w, 2), known_taps(wavefront(8, 8, 2), 2)),
+    "none": (kept(8)(lambda h, w: torch.zeros(h, w, dtype=torch.int64)), []),
+}
+
+
+def by_name(name: str) -> tuple[Callable[[int, int], Tensor], list[tuple[int, int]]]:
+    """Entry of ORDERS; an unknown name, out of a config, is a LicError."""
+    if name not in ORDERS:
+        raise LicError(f"unknown order {name!r}; known: {', '.join(ORDERS)}")
+    return ORDERS[name]
 
 
 @kept(16)

@@ -4,9 +4,9 @@ A section sees all positions of earlier sections, and of its own channels the ne
 
     parallel         six uneven sections, each a checkerboard: black cells, then white ones; 12 steps for any size.
                      Space-channel context of ELIC (He et al. 2022, section 3.2), checkerboard of He et al. 2021
-    global-parallel  the same, the first two sections in quarters and looking beyond their neighbours: their cells attend
-                     to the known cells of their window (Qian et al. 2022); 16 steps for any size. They are an eighth of the
-                     channels and 27 to 58 % of the bits; the others gained less from attention
+    global-parallel  the same, the first section in eighths and quarters, and the first two looking beyond their neighbours:
+                     their cells attend to the known cells of their window (Qian et al. 2022); 16 steps for any size. They are
+                     an eighth of the channels and 27 to 58 % of the bits; the others gained less from attention and steps
     cross-channel    the sections of `parallel`, each a wavefront over a causal 5x5 window (Ma et al. 2021); 6 (w + 3 (h - 1))
                      steps
 
@@ -59,7 +59,7 @@ class ParallelConfig(Sizes):
 class GlobalParallelConfig(ParallelConfig):
     """The same with other defaults."""
 
-    inside: tuple[str, ...] = ("quarters", "quarters", "checkerboard")
+    inside: tuple[str, ...] = ("eighths", "checkerboard")
     attention: int = 2
 
 
@@ -145,8 +145,7 @@ class Sections(EntropyModel):
         if not 1 <= len(names) <= len(config.sections):
             raise LicError(f"{len(config.sections)} sections cannot have {len(names)} orders")
         names += names[-1:] * (len(config.sections) - len(names))
-        self.inside, reaches = zip(*map(orders.by_name, names), strict=True)
-        self.taps = [orders.known_taps(inside(8, 8), reach) for inside, reach in zip(self.inside, reaches, strict=True)]
+        self.inside, self.taps = zip(*map(orders.by_name, names), strict=True)
         self.hyper = Hyper(config)
         self.head = Head(config.side, config.latents, config.anchors)
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group

@@ -54,8 +54,7 @@ class Spatiotemporal(EntropyModel):
     def __init__(self, config: SpatiotemporalConfig):
         super().__init__()
         self.config, self.latents = config, config.latents
-        self.steps, reach = orders.by_name(config.spm)
-        self.taps = orders.known_taps(self.steps(8, 8), reach)
+        self.steps, self.taps = orders.by_name(config.spm)
         M, S, D = config.latents, config.side, config.hidden
         self.hyper = Hyper(replace(config, latents=2 * M))
         if config.tpm:

@@ -75,12 +75,20 @@ def train_transforms(
 
 
 def train_entropy(
-    pool: Pool, checkpoint: Path, transforms: nn.Module, *, name: str, config: dict, start: Sequence[Path] = (), keep: str = "", **options
+    pool: Pool,
+    checkpoint: Path,
+    transforms: nn.Module,
+    *,
+    name: str,
+    config: dict,
+    start: Sequence[Path] = (),
+    keep: tuple[str, ...] = (),
+    **options,
 ) -> None:
     """Train the entropy model `name` on the latents of `pool`, those of frozen `transforms`; see loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
-    there (adopt.py). `keep`: parameters whose names begin with that stay as they start.
+    there (adopt.py). `keep`: parameters whose names begin with one of these stay as they start.
     """
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
@@ -94,7 +102,7 @@ def train_entropy(
             linear_start.initialise_motion(transforms, entropy, pool)
 
     for key, parameter in entropy.named_parameters():
-        parameter.requires_grad_(not (keep and key.startswith(keep)))
+        parameter.requires_grad_(not key.startswith(keep))
 
     def batch_loss(model, latents):
         losses, parts = loss.latent_rate_distortion(transforms.config, model, loss.Latents(*latents))
