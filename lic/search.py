@@ -37,7 +37,7 @@ from .weights import Models
 WORTH = 1.2  # of the distortion, in lambda of training: with fewer bits for the same integers, finer ones pay
 CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: so optimal step sizes make it, see train/linear_start.py. As latents do
 # not move alone, and synthesis bends, other curvatures save most: transforms say how many times that
-HOT, COLD = 2.0, 0.3  # temperature in bits, at first and in the end
+HOT, COLD = 3.0, 0.4  # temperature in bits, at first and in the end
 FAST, SLOW = 0.7, 0.2  # share of its way to what is expected that a latent goes in one round, at first and in the end
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
 Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without the 1.4 Fisher's information, in nats the square itself
