@@ -187,7 +187,7 @@ def distortion(config: TransformsConfig, slope: Tensor, d: Tensor) -> Tensor:
 
 @cache
 def _rough(kind: str) -> bool:
-    """Whether the synthesis takes half of the time in bfloat16, which is as good for slopes: in files of six held-out images, 0.05 % less."""
+    """Whether the synthesis is faster in bfloat16, which is as good for slopes: files of six held-out images need 0.05 % less."""
     return kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)  # torch < 2.11 cannot tell
 
 
