@@ -147,10 +147,10 @@ def settle(models, x, y_hat, level, rounds=3, previous=None):
 
 @pytest.mark.parametrize("model", ["lite", "base"])
 def test_hyper_latents_are_searched_too_and_save_bits(sample, model):
-    """Those of the search, integers, cost less than those that the analysis gives for the same y_hat: in the mean of five qualities."""
+    """Those of the search, integers, cost less than those that the analysis gives for the same y_hat: in the mean of all qualities."""
     models = weights.load_models(Codec(model, device="cpu").path, torch.device("cpu"))
     entropy, saved = search._real(models.entropy), []
-    for number in (0, 500, 1000, 2000, 3000):
+    for number in range(0, 4097, 512):  # all anchors: on one small picture, each by itself may be off by a per cent
         x, y_hat, level = start(models, sample, (0, 0, 384, 256), number)
         settled = settle(models, x, y_hat, level, 6)
         with torch.no_grad():
