@@ -114,8 +114,7 @@ class ExactConv(ExactLinear):
 
 def leaky(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 1/8, a shift in the exact face."""
-    y = torch.maximum(x, x * 0.125)
-    return y.floor_() if is_exact(x) else y
+    return torch.maximum(x, x * 0.125).floor_() if is_exact(x) else F.leaky_relu(x, 0.125)
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:

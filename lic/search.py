@@ -113,15 +113,14 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
         temperature, share = 0.0, 1.0
         if by_parts:
             temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
-        bits, slope_of_y, slope_of_z, parameters, z = _rate(entropy, y, drift, z_hat, level, previous)
-        y_dec = gaussian.centroid(y, *parameters) if y_dec is None else y_dec
+        bits, slope_of_y, slope_of_z, near, z = _rate(entropy, y, drift, z_hat, level, previous)
+        integers, own_bits, decoded = near
+        y_dec = decoded[1] if y_dec is None else y_dec
         error, slope = _distortion(transforms, x, y_dec, level)
         if round_ == 0:
             before, start = bits + error, torch.round(z)
 
-        integers = _three(y)
-        decoded = gaussian.centroid(integers, *parameters)
-        cost = gaussian.bits(integers, *parameters) + slope_of_y * (integers - y)
+        cost = own_bits + slope_of_y * (integers - y)
         cost = cost + distortion(transforms.config, slope, decoded - y_dec)
         if round_ == rounds - 1:
             lost = ~(bits + error <= before)  # or not a number
@@ -139,19 +138,14 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
 
 def _expected_z(entropy: base.EntropyModel, z: Tensor, slope: Tensor, level: Tensor, temperature: float) -> Tensor:
     """What z (B, N, h_z, w_z) had better be: an average of integers, or integers if the temperature is 0."""
-    integers = _three(z)
+    integers, bits, _ = gaussian.around(z, *entropy.hyper.parameters_of_z(level, z.shape))
     d = integers - z
     curvature = Z_CURVATURE * slope.square().mean((2, 3), keepdim=True)
-    cost = gaussian.bits(integers, *entropy.hyper.parameters_of_z(level, z.shape)) + slope * d + curvature / 2 * d * d
+    cost = bits + slope * d + curvature / 2 * d * d
     expected = (_chances(cost, temperature) * integers).sum(0)
     free = torch.zeros(z.shape[1], dtype=torch.bool, device=z.device)
     free[entropy.searched] = True
     return torch.where(free[:, None, None], expected, z if temperature else torch.round(z))
-
-
-def _three(y: Tensor) -> Tensor:
-    """The integers nearest to y: (3, *y.shape)."""
-    return torch.round(y) + torch.tensor([0, -1, 1], device=y.device).view(3, *[1] * y.dim())
 
 
 def _chances(cost: Tensor, temperature: float) -> Tensor:
@@ -163,8 +157,8 @@ def _chances(cost: Tensor, temperature: float) -> Tensor:
 
 def _rate(
     entropy: base.EntropyModel, y: Tensor, drift: Tensor | float, z_hat: Tensor | None, level: Tensor, previous: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
-    """Bits of y, (B,); their derivatives by what others know of y, and by z; the parameters behind them; z.
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Bits of y, (B,); their derivatives by what others know of y, and by z; the integers around y, see gaussian.around; z.
 
     z is z_hat, or if that is None what the analysis makes of y, and drift.
     """
@@ -172,12 +166,14 @@ def _rate(
         known = y.clone().requires_grad_()
         analysed = base.analysis_of(entropy, known, level, previous)
         z = (analysed.detach() + drift if z_hat is None else z_hat.clone()).requires_grad_()
-        parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
-        low = torch.floor(y)
-        bits = gaussian.expected(gaussian.bits, low, y - low, *parameters).sum((1, 2, 3))
+        with _roughly(y.device.type):
+            parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
+        integers, own_bits, decoded = gaussian.around(y, *parameters)
+        chances = (1 - (integers - y).abs()).clamp_min(0.0)
+        bits = (chances * own_bits).sum((0, 2, 3, 4))
         # of models without any context nothing depends on y, of those without side information nothing on z
         slopes = torch.autograd.grad(bits.sum() + 0 * (known.sum() + z.sum()), (known, z))
-    return bits.detach(), *slopes, [p.detach() for p in parameters], z.detach()
+    return bits.detach(), *slopes, (integers, own_bits.detach(), decoded.detach()), z.detach()
 
 
 def distortion(config: TransformsConfig, slope: Tensor, d: Tensor) -> Tensor:
@@ -185,17 +181,20 @@ def distortion(config: TransformsConfig, slope: Tensor, d: Tensor) -> Tensor:
     return slope * d + config.curvature * CURVATURE / 2 * d * d
 
 
+def _roughly(kind: str) -> torch.autocast:
+    """A context where networks run in bfloat16 if that is faster: it is as good for slopes."""
+    return torch.autocast(kind, torch.bfloat16, enabled=_rough(kind))
+
+
 @cache
 def _rough(kind: str) -> bool:
-    """Whether the synthesis is faster in bfloat16, which is as good for slopes: files of six held-out images need 0.05 % less."""
     return kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)  # torch < 2.11 cannot tell
 
 
 def _distortion(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, (B,), and its derivative by y_dec (B, M, h, w)."""
     worth = (WORTH * lambda_of(transforms.config, level) * 255**2 / 3).view(-1, 1, 1, 1)
-    kind = y_dec.device.type
-    with torch.enable_grad(), torch.autocast(kind, torch.bfloat16, enabled=_rough(kind)):
+    with torch.enable_grad(), _roughly(y_dec.device.type):
         y_dec = y_dec.contiguous(memory_format=torch.channels_last).detach().requires_grad_()
         error = transforms.synthesis(y_dec, level).float()[:, :, : x.shape[2], : x.shape[3]] - x
         error = (worth * error.square()).sum((1, 2, 3))

@@ -63,7 +63,10 @@ class Block(nn.Module):
         """x (B, C, h, w), shift (B, 2 C, 1, 1), weights and biases of the layers: all of it in one function, which training can compile."""
         weight_3x3, bias_3x3, weight, bias, *mix = layers
         x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
-        hidden = F.silu(_add(F.conv2d(x_around, weight, bias), shift), inplace=not torch.is_grad_enabled())
+        if len(shift) == 1:  # of one picture: to add it to the bias costs nothing
+            bias, shift = bias + shift.flatten(), None
+        hidden = F.conv2d(x_around, weight, bias)
+        hidden = F.silu(hidden if shift is None else _add(hidden, shift), inplace=not torch.is_grad_enabled())
         return _add(F.conv2d(hidden, *mix), x)
 
 

@@ -107,7 +107,8 @@ SMOOTH = sorted(set(ENTROPY_MODELS) - {"spatiotemporal", "global-reference"})  #
 
 
 @pytest.mark.parametrize("entropy_name", SMOOTH)
-def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
+def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample, monkeypatch):
+    monkeypatch.setattr(search, "_rough", lambda kind: False)
     models = weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu"))
     _, y_hat, level = start(models, sample)
     previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
@@ -125,6 +126,23 @@ def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample):
     step = 0.002 * context.sign()
     rise = (bits(y_hat + step) - bits(y_hat - step)) / 0.004
     assert rise == pytest.approx(float(context.abs().sum()), rel=0.1)  # kinks
+
+
+@pytest.mark.parametrize("entropy_name", sorted(ENTROPY_MODELS))
+def test_bfloat16_knows_bits_and_their_slopes_well_enough(entropy_name, sample, monkeypatch):
+    models = weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu"))
+    _, y_hat, level = start(models, sample)
+    previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
+    found = []
+    for rough in (False, True):
+        monkeypatch.setattr(search, "_rough", lambda kind, rough=rough: rough)
+        found.append(search._rate(search._real(models.entropy), y_hat, 0.0, None, level, previous))
+    (bits, slope, _, (_, own_bits, _), _), (rough_bits, rough_slope, _, (_, rough_own_bits, decoded), _) = found
+    assert rough_slope.dtype == rough_own_bits.dtype == decoded.dtype == torch.float32
+    assert float(rough_bits) == pytest.approx(float(bits), rel=0.005)
+    off = 0.03 if entropy_name != "global-reference" else 0.5  # which may choose another reference
+    for exact, rough in ((slope, rough_slope), (own_bits, rough_own_bits)):
+        assert float((rough - exact).square().mean()) <= off * float(exact.square().mean())
 
 
 def test_blocks_leave_no_seams(models, sample, monkeypatch):

@@ -89,8 +89,8 @@ class Entroformer(EntropyModel):
         hidden = torch.cat([self._local(side, y_hat, part)[1] for part in orders.split(at, base.CHUNK)], 1)
         token = add(self.token(hidden), self.value(torch.cat((y, log_size(y)), -1)))
         steps, top = self.steps(*y_hat.shape[2:]), self._top(at.device)
-        for block, memory in zip(self.blocks, self._memory(side), strict=True):
-            memory[:, at] = block.known(token)
+        for k, block in enumerate(self.blocks):
+            memory = side.keep(k, at, block.known(token))
             if block is not self.blocks[-1]:
                 token = block(token, at, memory, steps, True, *top)
 

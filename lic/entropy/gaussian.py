@@ -9,11 +9,12 @@ tables.py and the coder; their *table* is (mean, index) or (mean, index, weight)
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..exact import FRACTION, softmax2
+from ..exact import FRACTION, look_up, softmax2
 
 SCALES = 76  # number of scales that have tables
 SIGMA_LOW = 0.033  # the first of them, in units of the latent
@@ -124,6 +125,50 @@ class _Offset(torch.autograd.Function):
         return _gradients(grad, *ctx.saved_tensors)
 
 
+class _Around(torch.autograd.Function):
+    """Of the bins around y - 1, y and y + 1, y an integer and y - mean = d: masses as of _Mass, and offsets as of _Offset.
+
+    The four ends of the bins serve all of that. Offsets have no derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx, d, t):
+        ends, places = (torch.tensor(x, device=d.device).view(-1, *[1] * d.dim()) for x in ((-1.5, -0.5, 0.5, 1.5), (-1.0, 0.0, 1.0)))
+        mirror = torch.where(d > 0, -1.0, 1.0)  # to the lower tail
+        mass, moment, by_d, by_log_sigma = (d.new_zeros(3, *d.shape) for _ in range(4))
+        s = sigma(t)
+        for share, width in SHAPE:
+            of_one = s * (width / 20)
+            at = ((d + ends) / of_one).clamp_(-FAR, FAR)
+            density = _density(at).mul_(share / 8)
+            slope = density.diff(dim=0)
+            moment.addcmul_(slope, of_one, value=-1.0)
+            by_d.add_(slope.div_(of_one))
+            by_log_sigma.sub_(density.mul_(at).diff(dim=0))
+            mass.add_(_phi(at.mul_(mirror)).diff(dim=0), alpha=share / 8)
+        mass.mul_(mirror)
+        ctx.save_for_backward(by_d, by_log_sigma, t)
+        to_mean = -(d + places)
+        near = moment.div_(mass + 1e-6).add_(to_mean)
+        far = look_up(_far_offsets(d.device), (t * PER_UNIT).round_().clamp_(0, SCALES - 1)) * torch.sign(to_mean)
+        offset = torch.where(to_mean.abs() > 1, far, near).clamp_(-0.5, 0.5)
+        ctx.mark_non_differentiable(offset)
+        return mass, offset
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        by_d, by_log_sigma, t = ctx.saved_tensors
+        of_t = (grad * by_log_sigma).sum(0) * (PER_UNIT * STEP)
+        return (grad * by_d).sum(0), _leading_back(of_t, t, 0.0, T_HIGH)
+
+
+@cache
+def _far_offsets(device: torch.device) -> Tensor:
+    """Offset of an integer below its mean by 1 or more, by scale index."""
+    t = torch.arange(SCALES, device=device) / PER_UNIT
+    return _Offset.apply(torch.zeros_like(t), torch.ones_like(t), t)
+
+
 def _gradients(grad: Tensor, by_mean: Tensor, by_log_sigma: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of y, mean and t: all that counts is mean - y, and sigma."""
     of_mean = grad * by_mean
@@ -151,6 +196,17 @@ def bits_and_centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | No
     return _bits(mass, weight), _centroid(mass, y_hat, mean, t, weight)
 
 
+def around(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The three integers nearest to y, their bits and their centroids, (3, *y.shape) each, the nearest second.
+
+    As bits() and centroid() make them, but for bits beyond 20, rounded; only bits have a gradient, by mean, t and logit.
+    """
+    integers = torch.round(y) + torch.tensor([-1.0, 0.0, 1.0], device=y.device).view(3, *[1] * y.dim())
+    middle, weight = integers[1], _weight(logit)
+    mass, offset = _Around.apply(*torch.broadcast_tensors((middle if weight is None else middle[..., None]) - mean, t))
+    return integers, _bits(mass, weight), integers + _mean_offset(offset, mass, weight)
+
+
 def _mass(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
     """Of y, or of each component's y."""
     return _Mass.apply(*torch.broadcast_tensors(y if logit is None else y[..., None], mean, t))
@@ -167,10 +223,15 @@ def _bits(mass: Tensor, weight: Tensor | None) -> Tensor:
 
 def _centroid(mass: Tensor | None, y_hat: Tensor, mean: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
     offset = _Offset.apply(*torch.broadcast_tensors(y_hat if weight is None else y_hat[..., None], mean, t))
-    if weight is not None:
-        came_from = weight * mass.clamp_min(1e-9)
-        offset = (came_from * offset).sum(-1) / came_from.sum(-1)
-    return y_hat + offset
+    return y_hat + _mean_offset(offset, mass, weight)
+
+
+def _mean_offset(offset: Tensor, mass: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Of components, (..., K), by the chances that the latent came from them."""
+    if weight is None:
+        return offset
+    came_from = weight * mass.clamp_min(1e-9)
+    return (came_from * offset).sum(-1) / came_from.sum(-1)
 
 
 def expected(of: Callable[..., Tensor], low: Tensor, share: Tensor, *parameters: Tensor) -> Tensor:

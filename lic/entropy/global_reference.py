@@ -109,29 +109,26 @@ class GlobalReference(EntropyModel):
         if not self.config.reference:
             return
         parts = [self._news(side, y_hat, piece) for piece in orders.split(at, base.CHUNK)]
-        for kind, memory in self._memory(side).items():
-            memory[:, at] = torch.cat([part[kind] for part in parts], 1)
+        for kind in (PATCHES, OFFERS, TRUST):
+            side.keep(kind, at, torch.cat([part[kind] for part in parts], 1))
 
     def _news(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         shown = orders.gather(y_hat, at, [(0, 0), *self.patch_taps])
         trust = self._confidence(side, y_hat, at) if self.config.confidence else y_hat.new_zeros(len(y_hat), len(at))
-        return self._patches(y_hat, at).to(torch.int16), leaky(self.transfer(shown)), trust
-
-    def _memory(self, side: Side) -> dict[int, Tensor]:
-        patches = side.kept(PATCHES, len(self.patch_taps) * self.latents, dtype=torch.int16)
-        return {PATCHES: patches, OFFERS: side.kept(OFFERS, self.config.transfer), TRUST: side.kept(TRUST, 1)[..., 0]}
+        return self._patches(y_hat, at).to(torch.int16), leaky(self.transfer(shown)), trust[..., None]
 
     def _context(self, y_hat: Tensor, at: Tensor) -> Tensor:
         return leaky(self.context(orders.gather(y_hat, at, self.taps)))  # (B, n, context)
 
     def _refer(self, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """The transferred features of every cell's reference, (B, n, transfer), and log2 S + log2 U, (B, n)."""
-        memory = self._memory(side)
-        reference, score = self._search(memory[PATCHES], y_hat, at)
+        patches = side.kept(PATCHES, len(self.patch_taps) * self.latents, dtype=torch.int16)
+        offers, trust = side.kept(OFFERS, self.config.transfer), side.kept(TRUST, 1)[..., 0]
+        reference, score = self._search(patches, y_hat, at)
         found = score > 0
-        transferred = memory[OFFERS].gather(1, reference[..., None].expand(-1, -1, self.config.transfer)) * found[..., None]
+        transferred = offers.gather(1, reference[..., None].expand(-1, -1, self.config.transfer)) * found[..., None]
         similarity = _like(_log2(torch.floor(score * 2.0 ** (LEAST - 2 * UNIT_BITS))), y_hat)
-        confidence = torch.where(found, memory[TRUST].gather(1, reference), _like(_log2(torch.zeros_like(score)), y_hat))
+        confidence = torch.where(found, trust.gather(1, reference), _like(_log2(torch.zeros_like(score)), y_hat))
         return transferred, add(similarity, confidence)
 
     @torch.no_grad()

@@ -163,10 +163,10 @@ class NonLocal(EntropyModel):
         rows = to_rows(y_hat, self.groups)
         for part in orders.split(at, base.CHUNK):
             y = rows[:, part]
-            self._keep(side, LATENTS, part, torch.cat((y, log_size(y)), -1))
+            side.keep(LATENTS, part, torch.cat((y, log_size(y)), -1), self.groups)
             if self.references:
                 proxies = self._by_group(lambda g, here: self._proxies(g, y_hat, here), part, y_hat[0, 0].numel())
-                self._keep(side, PROXIES, part, proxies)
+                side.keep(PROXIES, part, proxies, self.groups)
 
     def _by_group(self, function: Callable[[int, Tensor], Tensor], at: Tensor, positions: int) -> Tensor:
         """function(group, positions (n,)) -> (B, n, c), of the cells `at` group by group; back in their order."""
@@ -176,9 +176,6 @@ class NonLocal(EntropyModel):
     def _memory(self, side: Side, key: int, width: int) -> Tensor:
         """(B, groups, h w, width), 0 where nothing was remembered."""
         return side.kept(key, width, self.groups).unflatten(1, (self.groups, -1))
-
-    def _keep(self, side: Side, key: int, at: Tensor, rows: Tensor) -> None:
-        side.kept(key, rows.shape[-1], self.groups)[:, at] = rows
 
     def _predict_group(self, g: int, side: Side, at: Tensor) -> Tensor:
         """Means, then t, of group g at the positions `at`: (B, n, 2 M / groups)."""

@@ -186,7 +186,7 @@ class Sections(EntropyModel):
                 known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
                 if k < len(self.attention) and len(attended):
                     latents = known[..., : 2 * end].index_select(1, attended).to(y_hat.dtype)
-                    side.kept(k, 2 * self.config.token)[:, attended] = self.attention[k].remember((side.rows(attended), latents))
+                    side.keep(k, attended, self.attention[k].remember((side.rows(attended), latents)))
 
     def _known(self, side: Side) -> Tensor:
         """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).

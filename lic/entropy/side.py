@@ -34,6 +34,12 @@ class Side:
             self.memory[key] = self.features.new_zeros(B, groups * h * w, width, dtype=dtype)
         return self.memory[key]
 
+    def keep(self, key: int, at: Tensor, rows: Tensor, groups: int = 1) -> Tensor:
+        """Writes rows (B, n, width) of the cells `at` to memory[key], and returns that."""
+        memory = self.kept(key, rows.shape[-1], groups, None if rows.is_floating_point() else rows.dtype)
+        memory[:, at] = rows.to(memory.dtype)  # where autocast mixes types of reals
+        return memory
+
 
 class SideInformation(nn.Module):
     """What a model sends before the latents: integers z_hat (B, N, h_z, w_z). This one sends nothing at all."""
