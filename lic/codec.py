@@ -244,7 +244,7 @@ def _level(quality: float) -> int:
 def _rounds(effort: int) -> int:
     if effort not in range(10):
         raise LicError(f"effort must be one of 0 .. 9, not {effort}")
-    return search.ROUNDS * (effort + 2) if effort else 0
+    return search.ROUNDS * (effort + 1) if effort else 0
 
 
 def _pad(x: Tensor) -> Tensor:

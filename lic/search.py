@@ -6,14 +6,14 @@ latent is undecided between three integers. Each round weighs, for each of them,
 
     its own bits            by the entropy model's mean and scale, as the coder would count
     bits of others          slope d: one backward pass through the entropy model
-    distortion              slope d + CURVATURE/2 d^2 for a decoded latent that moves by d; the slope comes from one
-                            backward pass through the synthesis, CURVATURE is the same for all latents
+    distortion              slope d + curvature/2 d^2 for a decoded latent that moves by d; the slope comes from one
+                            backward pass through the synthesis, the curvature of each channel from what the slopes of
+                            its latents have changed by as they moved, which tells of all that moves with them, too
 
 where the others are what can be expected of them, between integers; the chances follow from the costs, as in a gas that
 cools down (mean-field annealing, Peterson & Anderson 1987). The last round takes the cheapest. That latents move by
 parts, and together, is what makes it work: a slope half-way along a step foretells its effect far better than one from
-where it begins, and of neighbours that could repair one and the same error each does its share. The synthesis is asked
-anew in each round, the entropy model in every second one, which is not only cheaper but better: latents follow each other less.
+where it begins, and of neighbours that could repair one and the same error each does its share.
 
 Hyper latents z follow y through the hyper-analysis, and move by themselves besides: that does not know what they cost,
 nor all they are worth. Their curvature is the Fisher information, that is, the mean square of their slopes.
@@ -32,17 +32,18 @@ from torch import Tensor
 
 from . import exact
 from .entropy import base, gaussian
-from .transforms import TransformsConfig, lambda_of
+from .transforms import lambda_of
 from .weights import Models
 
 WORTH = 1.2  # of the distortion, in lambda of training: with fewer bits for the same integers, finer ones pay
-CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: so optimal step sizes make it, see train/linear_start.py. As latents do
-# not move alone, and synthesis bends, other curvatures save most: transforms say how many times that
-HOT, COLD = 3.0, 0.4  # temperature in bits, at first and in the end
-FAST, SLOW = 0.7, 0.2  # share of its way to what is expected that a latent goes in one round, at first and in the end
+CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: so optimal step sizes make it, see train/linear_start.py
+STIFF, SOFT = 1.35, 0.1  # curvature, in units of that, before anything has moved, and at least
+SAFE = 0.9  # of the measured curvature
+HOT, COLD = 2.0, 0.4  # temperature in bits, at first and in the end
+FAST, SLOW = 0.9, 0.2  # share of its way to what is expected that a latent goes in one round, at first and in the end
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
 Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without the 1.4 Fisher's information, in nats the square itself
-ROUNDS = 2  # per unit of effort, and twice as many to begin with
+ROUNDS = 2  # per unit of effort, and as many to begin with
 BLOCK, HALO = 64, 8  # latents in row and column that are judged at once; one reaches 8 others far, the last of them hardly
 
 
@@ -108,23 +109,28 @@ def settle(
 def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bool) -> tuple[Settled, Tensor]:
     """As settle(): by parts, or by whole steps; and which pictures it has left as they were, as it ran away (B,)."""
     y, y_dec, drift = y_hat, None, 0.0
+    bent = moved = y_hat.new_zeros(*y_hat.shape[:2], 1, 1)
     z_hat = torch.round(base.analysis_of(entropy, y, level, previous)) if rounds == 1 else None
     for round_ in range(rounds):
         progress = round_ / max(rounds - 1, 1)
         temperature, share = 0.0, 1.0
         if by_parts:
             temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
-        asked = round_ in (0, rounds - 1) or (rounds - round_) % 2 == 0
-        if asked:
-            bits, slope_of_y, slope_of_z, parameters, near, z = _rate(entropy, y, drift, z_hat, level, previous)
-        integers, own_bits, decoded = near if asked else gaussian.around(y, *parameters)
+        bits, slope_of_y, slope_of_z, (integers, own_bits, decoded), z = _rate(entropy, y, drift, z_hat, level, previous)
         y_dec = decoded[1] if y_dec is None else y_dec
         error, slope = _distortion(transforms, x, y_dec, level)
         if round_ == 0:
             before, start = bits + error, torch.round(z)
+            y_dec_before, slope_before = y_dec, slope
+
+        step = y_dec - y_dec_before
+        bent = bent + (step * (slope - slope_before)).sum((2, 3), keepdim=True)
+        moved = moved + step.square().sum((2, 3), keepdim=True)
+        y_dec_before, slope_before = y_dec, slope
+        curvature = ((STIFF * CURVATURE + SAFE * bent) / (1 + moved)).clamp_min(SOFT * CURVATURE)
 
         cost = own_bits + slope_of_y * (integers - y)
-        cost = cost + distortion(transforms.config, slope, decoded - y_dec)
+        cost = cost + distortion(curvature, slope, decoded - y_dec)
         if round_ == rounds - 1:
             lost = ~(bits + error <= before)  # or not a number
             back = lost.view(-1, 1, 1, 1)
@@ -135,7 +141,7 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
         y_dec = torch.lerp(y_dec, (chances * decoded).sum(0), share)
         if round_ == rounds - 2:  # y will be chosen for the z that is written
             z_hat = _expected_z(entropy, z, slope_of_z, level, 0.0)
-        elif asked:
+        else:
             drift = drift + share * (_expected_z(entropy, z, slope_of_z, level, temperature) - z)
 
 
@@ -160,8 +166,8 @@ def _chances(cost: Tensor, temperature: float) -> Tensor:
 
 def _rate(
     entropy: base.EntropyModel, y: Tensor, drift: Tensor | float, z_hat: Tensor | None, level: Tensor, previous: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Bits of y, (B,); their derivatives by what others know of y, and by z; the parameters behind them; gaussian.around(y, of these); z.
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Bits of y, (B,); their derivatives by what others know of y, and by z; the integers around y, see gaussian.around; z.
 
     z is z_hat, or if that is None what the analysis makes of y, and drift.
     """
@@ -176,13 +182,12 @@ def _rate(
         bits = (chances * own_bits).sum((0, 2, 3, 4))
         # of models without any context nothing depends on y, of those without side information nothing on z
         slopes = torch.autograd.grad(bits.sum() + 0 * (known.sum() + z.sum()), (known, z))
-    near = integers, own_bits.detach(), decoded.detach()
-    return bits.detach(), *slopes, [p.detach() for p in parameters], near, z.detach()
+    return bits.detach(), *slopes, (integers, own_bits.detach(), decoded.detach()), z.detach()
 
 
-def distortion(config: TransformsConfig, slope: Tensor, d: Tensor) -> Tensor:
+def distortion(curvature: Tensor | float, slope: Tensor, d: Tensor) -> Tensor:
     """What it costs, in bits, if a decoded latent moves by d."""
-    return slope * d + config.curvature * CURVATURE / 2 * d * d
+    return slope * d + curvature / 2 * d * d
 
 
 def _roughly(kind: str) -> torch.autocast:

@@ -137,7 +137,7 @@ def test_bfloat16_knows_bits_and_their_slopes_well_enough(entropy_name, sample, 
     for rough in (False, True):
         monkeypatch.setattr(search, "_rough", lambda kind, rough=rough: rough)
         found.append(search._rate(search._real(models.entropy), y_hat, 0.0, None, level, previous))
-    (bits, slope, _, _, (_, own_bits, _), _), (rough_bits, rough_slope, _, _, (_, rough_own_bits, decoded), _) = found
+    (bits, slope, _, (_, own_bits, _), _), (rough_bits, rough_slope, _, (_, rough_own_bits, decoded), _) = found
     assert rough_slope.dtype == rough_own_bits.dtype == decoded.dtype == torch.float32
     assert float(rough_bits) == pytest.approx(float(bits), rel=0.005)
     off = 0.03 if entropy_name != "global-reference" else 0.5  # which may choose another reference
