@@ -75,7 +75,8 @@ torch.save((len(seen), seen[0], model.state_dict()), f"{workers.Workers().rank}.
 def test_two_processes_train_one_model(tmp_path):
     (tmp_path / "two.py").write_text(TWO_WORKERS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
-    subprocess.run(torchrun, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(torchrun, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     (steps, crop, model), (other_steps, other_crop, other) = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in (0, 1))
     assert steps == other_steps > 1
     assert crop != other_crop
