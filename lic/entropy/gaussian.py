@@ -66,12 +66,12 @@ def _density(x: Tensor) -> Tensor:
     return (2 * math.pi) ** -0.5 * torch.exp(-0.5 * x * x)
 
 
-def _parts(d: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
-    """Of the Gaussians that make one distribution: share, deviation, and where in units of that the bin around d begins and ends."""
+def _parts(t: Tensor, *ends: Tensor) -> Iterator[tuple[float, Tensor, *tuple[Tensor, ...]]]:
+    """Of the Gaussians that make one distribution: share, deviation, and where in units of that bins begin and end."""
     s = sigma(t)
     for share, width in SHAPE:
         of_one = s * (width / 20)
-        yield share / 8, of_one, *((end / of_one).clamp_(-FAR, FAR) for end in (d - 0.5, d + 0.5))
+        yield share / 8, of_one, *((end / of_one).clamp_(-FAR, FAR) for end in ends)
 
 
 class _Mass(torch.autograd.Function):
@@ -81,7 +81,7 @@ class _Mass(torch.autograd.Function):
     def forward(ctx, y, mean, t):
         d = (y - mean).abs_().neg_()  # the lower tail is the accurate one
         mass, by_d, by_log_sigma = (torch.zeros_like(d) for _ in range(3))
-        for share, s, a, b in _parts(d, t):
+        for share, s, a, b in _parts(t, d - 0.5, d + 0.5):
             mass.add_(_phi(b).sub_(_phi(a)), alpha=share)
             if any(ctx.needs_input_grad):
                 at_a, at_b = _density(a), _density(b)
@@ -104,7 +104,7 @@ class _Offset(torch.autograd.Function):
         d = (mean - y_hat).clamp_(-1.0, 1.0)
         mass, moment, mass_by_d, moment_by_d, moment_by_log_sigma = (torch.zeros_like(d) for _ in range(5))
         mass += 1e-6
-        for share, s, a, b in _parts(-d, t):
+        for share, s, a, b in _parts(t, -d - 0.5, 0.5 - d):
             mass.add_(_phi(b).sub_(_phi(a)), alpha=share)
             at_a, at_b = _density(a), _density(b)
             moment.add_((at_a - at_b).mul_(s), alpha=share)
@@ -136,16 +136,13 @@ class _Around(torch.autograd.Function):
         ends, places = (torch.tensor(x, device=d.device).view(-1, *[1] * d.dim()) for x in ((-1.5, -0.5, 0.5, 1.5), (-1.0, 0.0, 1.0)))
         mirror = torch.where(d > 0, -1.0, 1.0)  # to the lower tail
         mass, moment, by_d, by_log_sigma = (d.new_zeros(3, *d.shape) for _ in range(4))
-        s = sigma(t)
-        for share, width in SHAPE:
-            of_one = s * (width / 20)
-            at = ((d + ends) / of_one).clamp_(-FAR, FAR)
-            density = _density(at).mul_(share / 8)
+        for share, s, at in _parts(t, d + ends):
+            density = _density(at).mul_(share)
             slope = density.diff(dim=0)
-            moment.addcmul_(slope, of_one, value=-1.0)
-            by_d.add_(slope.div_(of_one))
+            moment.addcmul_(slope, s, value=-1.0)
+            by_d.add_(slope.div_(s))
             by_log_sigma.sub_(density.mul_(at).diff(dim=0))
-            mass.add_(_phi(at.mul_(mirror)).diff(dim=0), alpha=share / 8)
+            mass.add_(_phi(at.mul_(mirror)).diff(dim=0), alpha=share)
         mass.mul_(mirror)
         ctx.save_for_backward(by_d, by_log_sigma, t)
         to_mean = -(d + places)
