@@ -251,6 +251,7 @@ def test_latents_in_files_are_those_of_the_search(searched, folder):
     found, between = (torch.cat([part.y for part in states[state]]) for state in ("found", "between"))
     assert torch.equal(found, found.round())
     assert 0.001 < float((found != rounded).float().mean()) < 0.5
+    assert float((found - between).abs().mean()) < float((rounded - between).abs().mean())
     moved = found != rounded  # and had been on their way there
     assert float((((between - rounded) * (found - rounded))[moved] > 0).float().mean()) > 0.9
 
