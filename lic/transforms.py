@@ -101,6 +101,8 @@ def linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
 class PatchTransforms(nn.Module):
     """A light pair of transforms; level: (B,) int64 in 0..LEVELS in both directions."""
 
+    decoder = ("latent_ungain", "synthesis_", "split", "pixels")  # how the names of the synthesis's parameters begin
+
     def __init__(self, config: TransformsConfig):
         super().__init__()
         self.config = config

@@ -159,6 +159,13 @@ def _prepare(device: str, threads: int | None, *crops: int):
     return device_of(device)
 
 
+bfloat16_option = click.option(
+    "--bfloat16/--float32",
+    default=None,
+    help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too.",
+)
+
+
 @train.command("transforms")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--architecture", default="patch", show_default=True, help="Key of TRANSFORMS.")
@@ -177,11 +184,7 @@ def _prepare(device: str, threads: int | None, *crops: int):
 @click.option(
     "--also", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of further images, none of them held out."
 )
-@click.option(
-    "--bfloat16/--float32",
-    default=None,
-    help="Of the blocks of transforms [default: bfloat16 on a GPU]; processors with AVX512_BF16 gain, too.",
-)
+@bfloat16_option
 @_training_options
 @device_option
 @threads_option
@@ -200,14 +203,14 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
               help="Entropy model that the search goes by.")  # fmt: skip
 @click.option("--pairs", is_flag=True, help="Of pairs of frames, as models of sequences want them.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder; several seeds may share one.")
-@click.option("--count", type=click.IntRange(1), default=2560, show_default=True, help="Crops; 256 pixels wide one takes 0.6 MB.")
+@click.option("--count", type=click.IntRange(1), default=2560, show_default=True, help="Crops; 256 pixels wide one takes 1.1 MB.")
 @click.option("--crop", type=click.IntRange(64), default=256, show_default=True, help="Side of the crops, a multiple of 64.")
 @enlarge_option
 @seed_option
 @device_option
 @threads_option
 def train_latents(folder, model, entropy, device, threads, **options):
-    """Search crops of the images of FOLDER for the latents that entropy models learn from."""
+    """Search crops of the images of FOLDER for the latents that entropy models and syntheses learn from."""
     device = _prepare(device, threads, options["crop"])
     from . import exact, weights
     from .train import latents
@@ -234,6 +237,24 @@ def train_entropy(name, latents, checkpoint, device, threads, batch, config, **o
     pool = Pool(latents, device, batch)
     transforms, _ = weights.load(locate.by_fingerprint(pool.fingerprint))
     stages.train_entropy(pool, checkpoint, transforms.to(device), name=name, config=config, **options)
+
+
+@train.command("synthesis")
+@click.argument("latents", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@bfloat16_option
+@_training_options
+@device_option
+@threads_option
+def train_synthesis(latents, checkpoint, device, threads, batch, **options):
+    """Train the synthesis on what `lic train latents` has put in the folder LATENTS, all else as it is."""
+    device = _prepare(device, threads)
+    from . import weights
+    from .train import stages
+    from .train.latents import DecodedPool
+
+    pool = DecodedPool(latents, device, batch)
+    transforms, meta = weights.load(locate.by_fingerprint(pool.fingerprint))
+    stages.train_synthesis(pool, checkpoint, transforms, name=meta["name"], **options)
 
 
 @train.command("export")

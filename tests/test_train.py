@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,14 +13,14 @@ from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
 
-from lic import exact, locate, search, weights
+from lic import container, exact, locate, search, weights
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS, base
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
-from lic.errors import BadWeights, LicError
+from lic.errors import BadWeights, LicError, MissingWeights
 from lic.train import data, export, latents, linear_start, loop, loss, scales, stages
-from lic.train.latents import Pool
+from lic.train.latents import DecodedPool, Pool
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -110,6 +111,50 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     assert model.latents == 24
 
 
+def test_train_synthesis_on_frozen_latents(searched, tmp_path):
+    """Only what decodes moves; exported, the entropy models of the same latents go with it."""
+    before, folder = tmp_path / "before", tmp_path / "w"
+    for copy in (before, folder):
+        shutil.copytree(TINY, copy)
+    transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
+    pool = DecodedPool(searched[False], torch.device("cpu"), batch=4)
+    options = {"name": meta["name"], "config": {}, "learning_rate": 5e-5}
+    stages.train_synthesis(pool, tmp_path / "s.pt", transforms, minutes=0.02, **options)
+    written = export.export(tmp_path / "s.pt", "tiny", folder)
+    assert sorted(map(locate.name_of, written)) == sorted(map(locate.name_of, before.glob("*.safetensors")))
+
+    old, new = (weights.load(locate.by_name("tiny", (where,)))[0] for where in (before, folder))
+    same = {key.split(".")[0] for key, value in old.state_dict().items() if torch.equal(value, new.state_dict()[key])}
+    assert same == {"embed", "merge", "analysis_gain", "analysis_fine", "analysis_coarse", "latent_gain"}
+    then, now = (loss.validate_decoded(model, {"loss": pool.held_out("found")})["loss"] for model in (old, new))
+    assert now < then
+
+    picture = Image.open(DATA / "sample.png")
+    codecs = [Codec("tiny", "parallel", weights_folder=where) for where in (before, folder)]
+    datas = [codec.encode(picture, 50, effort=0) for codec in codecs]
+    old_tile, new_tile = (container.unpack(data)[1][0] for data in datas)
+    assert old_tile == new_tile  # the same latents, for another synthesis
+    pictures = [np.asarray(codec.decode(data)) for codec, data in zip(codecs, datas, strict=True)]
+    assert not np.array_equal(*pictures)
+    with pytest.raises(MissingWeights):
+        Codec("tiny", "parallel", weights_folder=before).decode(datas[1])
+
+
+def test_a_synthesis_may_grow(searched, tmp_path):
+    transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
+    pool = DecodedPool(searched[False], torch.device("cpu"), batch=2)
+    one, two = transforms.config.synthesis
+    options = {"name": meta["name"], "minutes": 0.0, "learning_rate": 1e-3}
+    stages.train_synthesis(pool, tmp_path / "s.pt", transforms, config={"synthesis": [one + 1, two]}, **options)
+    export.export(tmp_path / "s.pt", "larger", tmp_path)
+    larger, _ = weights.load(locate.by_name("larger", (tmp_path,)))
+    assert len(larger.synthesis_fine) == one + 1
+    y, level = torch.randn(1, transforms.config.latents, 4, 4), torch.tensor([1000])
+    assert torch.allclose(larger.synthesis(y, level), transforms.synthesis(y, level), atol=1e-3)
+    with pytest.raises(LicError, match="only the synthesis"):
+        stages.train_synthesis(pool, tmp_path / "l.pt", transforms, config={"latents": 32}, **options)
+
+
 def test_train_latents_and_entropy_by_command(folder, tmp_path):
     threads = ("--threads", "1")
     lic("train", "latents", folder, "--entropy", "hyperprior", "--out", tmp_path / "l", "--count", "8", "--crop", "64", *threads)
@@ -118,6 +163,10 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     trained = held_out_losses(lic(*common, "--out", tmp_path / "t.pt", *start).stdout)
     raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
+    synthesis = lic("train", "synthesis", tmp_path / "l", "--out", tmp_path / "y.pt", "--minutes", "0.01", "--batch", "2", *threads)
+    assert held_out_losses(synthesis.stdout)
+    again = lic("train", "synthesis", folder, "--out", tmp_path / "y.pt", "--minutes", "1", code=1)
+    assert b"not a folder of `lic train latents`" in again.stderr
     wrong = lic("train", "entropy", "spatiotemporal", tmp_path / "l", "--minutes", "1", "--out", tmp_path / "s.pt", code=1)
     assert b"wants latents of pairs of frames" in wrong.stderr
     unknown = lic("train", "entropy", "nonsense", tmp_path / "l", "--minutes", "1", "--out", tmp_path / "n.pt", code=1)

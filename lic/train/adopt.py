@@ -18,8 +18,8 @@ from .loop import load
 HIDDEN = re.compile(r"transforms\.|entropy\.sections\.\d+\.(context|hidden)\.|entropy\.attention\.\d+\.correction\.")  # outputs may be more
 
 
-def parameters(files: Sequence[Path], entropy: EntropyModel) -> dict[str, Tensor]:
-    """What is in checkpoints of either stage and weights files, by name, "transforms." or "entropy." first; the last one's, if in several.
+def parameters(files: Sequence[Path], entropy: EntropyModel | None) -> dict[str, Tensor]:
+    """What is in checkpoints of any stage and weights files, by name, "transforms." or "entropy." first; the last one's, if in several.
 
     Parameters of an entropy model are as `entropy` wants them: what looks at neighbours looks at the same ones.
     """
@@ -40,16 +40,18 @@ def _read(file: Path) -> tuple[dict[str, Tensor], EntropyModel | None]:
             return _named("transforms", model.state_dict()), None
         return _named("entropy", exact.thaw(model).state_dict()), model
     average, config = averaged(file)
+    if "entropy" not in config:
+        return average, None
     name, fields = config["entropy"]
     model, config_class = ENTROPY_MODELS[name]
     return average if "transforms" in config else _named("entropy", average), model(config_class(**fields))
 
 
 def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict]:
-    """The averaged parameters in a checkpoint of either stage, and what it says of its models."""
+    """The averaged parameters in a checkpoint of any stage, and what it says of its models."""
     state = load(checkpoint)
     config = state.get("config", {})
-    if "entropy" not in config or not {"transforms", "latents_of"} & set(config):
+    if len({"transforms", "latents_of", "entropy"} & set(config)) != 2:
         raise BadWeights(f"{checkpoint}: not a checkpoint of this program")
     return scales.folded(state["average"]), config
 

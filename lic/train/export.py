@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from torch import Tensor
+
 from .. import exact, locate, weights
 from ..entropy import ENTROPY_MODELS
 from ..transforms import TRANSFORMS
@@ -10,29 +12,43 @@ from . import adopt
 
 
 def export(checkpoint: Path, name: str, folder: Path) -> list[Path]:
-    """Write the averaged weights of a checkpoint of either stage to `folder`; returns the files written.
+    """Write the averaged weights of a checkpoint of any stage to `folder`; returns the files written.
 
-    A transforms checkpoint gives NAME and NAME-hyperprior, an entropy checkpoint NAME-ENTROPY.
+    A transforms checkpoint gives NAME and NAME-hyperprior, an entropy checkpoint NAME-ENTROPY, one of a synthesis NAME and
+    again all NAME-ENTROPY in `folder` that code the same latents, whose numbers stay as they are.
     """
     average, config = adopt.averaged(checkpoint)
-    written = []
-    if "transforms" in config:
-        architecture, fields = config["transforms"]
-        model, config_class = TRANSFORMS[architecture]
-        transforms = model(config_class(**fields))
-        transforms.load_state_dict(_part(average, "transforms."))
-        written.append(weights.save(transforms, folder, name, "transforms", architecture, dataclasses.asdict(transforms.config)))
-        latents_of = locate.fingerprint_of(written[0])
-        average = _part(average, "entropy.")
-    else:
-        latents_of = config["latents_of"]
-    architecture, fields = config["entropy"]
+    if "transforms" not in config:
+        return [_entropy(average, config["entropy"], name, folder, config["latents_of"])]
+    architecture, fields = config["transforms"]
+    model, config_class = TRANSFORMS[architecture]
+    transforms = model(config_class(**fields))
+    transforms.load_state_dict(_part(average, "transforms."))
+    path = weights.save(transforms, folder, name, "transforms", architecture, dataclasses.asdict(transforms.config))
+    latents_of = locate.fingerprint_of(path)
+    if "entropy" in config:
+        return [path, _entropy(_part(average, "entropy."), config["entropy"], name, folder, latents_of)]
+    return [path, *_again(name, folder, config["latents_of"], latents_of)]
+
+
+def _entropy(average: dict[str, Tensor], model: tuple[str, dict], name: str, folder: Path, latents_of: str) -> Path:
+    architecture, fields = model
     model, config_class = ENTROPY_MODELS[architecture]
     entropy = model(config_class(**fields)).eval()
     entropy.load_state_dict(average)
     exact.freeze(entropy)
-    called = f"{name}-{architecture}"
-    return [*written, weights.save(entropy, folder, called, "entropy", architecture, dataclasses.asdict(entropy.config), latents_of)]
+    return weights.save(entropy, folder, f"{name}-{architecture}", "entropy", architecture, dataclasses.asdict(entropy.config), latents_of)
+
+
+def _again(name: str, folder: Path, before: str, now: str) -> list[Path]:
+    """The entropy models of the transforms `before`, as those of the transforms `now`, which make the same latents."""
+    written = []
+    for path in sorted(folder.glob(f"{name}-*.safetensors")):
+        entropy, meta = weights.load(path)
+        if meta["transforms"] == before:
+            called = path.name.split(".")[0]
+            written.append(weights.save(entropy, folder, called, "entropy", meta["name"], meta["config"], now))
+    return written
 
 
 def _part(state: dict, prefix: str) -> dict:

@@ -1,4 +1,4 @@
-"""Latents of pictures as the encoder's search leaves them, in files: what entropy models learn from, all from the same.
+"""Latents of pictures as the encoder's search leaves them, in files: what entropy models and syntheses learn from.
 
 To find them takes longer than to learn from them, so it is done once (`lic train latents`). Several processes may write
 to one folder, each with a seed of its own.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import search
-from ..entropy.base import EntropyModel
+from ..entropy import base, gaussian
 from ..errors import LicError
 from . import data, loss
 from .loop import load, save
@@ -24,32 +24,43 @@ HELD_OUT = "held-out.pt"
 ROUNDS = (2, 3, 4)  # of the search, in turn: entropy models shall know what it makes of latents sooner and later
 AT_ONCE, SHARD = 8, 64  # crops that are searched together, and that make a file
 FOUND, ROUNDED, BETWEEN = STATES = ("found", "rounded", "between")
-SHARES = torch.tensor([0.6, 0.2, 0.2])  # of what is trained with: files hold what was found, and the search goes there by the others
 
 
 class Record(NamedTuple):
-    """What is kept of crops, (n, M, h, w) each but for `level`; all but the integers themselves as differences from y_hat."""
+    """What is kept of crops, (n, M, h, w) each if nothing else is said; all but the integers themselves as differences from y_hat."""
 
     level: Tensor  # (n,) int16
+    x: Tensor  # (n, 3, 16 h, 16 w) uint8: the crops, of pairs of frames the second ones
     y_hat: Tensor  # int16: what the search found
     rounded: Tensor  # int8: where it began
     between: Tensor  # float16: where it stood before its last round, in general between integers
     y_dec: Tensor  # float16: what the synthesis was expected to get then
     slope: Tensor  # float16, no difference: derivative of the distortion by that, in bits of the crop
     previous: Tensor  # int16, no difference: y_hat of the frame before; of single pictures (n, 0, h, w)
+    found_dec: Tensor  # float16: what the synthesis gets of y_hat
+    rounded_dec: Tensor  # float16: what it would get of where the search began
 
 
 @torch.no_grad()
-def _search(transforms: nn.Module, entropy: EntropyModel, x: Tensor, level: Tensor, rounds: int) -> Record:
+def _search(transforms: nn.Module, entropy: base.EntropyModel, x: Tensor, level: Tensor, rounds: int) -> Record:
     """Of crops x (B, 3, H, W) in [0, 1], or of the second ones of pairs of frames (B, 6, H, W)."""
     *before, x = x.to(memory_format=torch.channels_last).split(3, 1)
     rounded = torch.round(transforms.analysis(x, level).float())
     previous = torch.round(transforms.analysis(before[0], level).float()) if before else None
     found = search.settle(transforms, entropy, x, rounded, level, rounds, previous)
     y_hat = found.y_hat
+
+    def decoded(y, z):
+        return gaussian.centroid(y, *base.parameters_of(entropy, z, y, level, previous))
+
+    def apart(y):
+        return (y - y_hat).half()
+
+    z_rounded = torch.round(base.analysis_of(entropy, rounded, level, previous))
     return Record(
-        level.short(), y_hat.short(), (rounded - y_hat).to(torch.int8), (found.y - y_hat).half(), (found.y_dec - y_hat).half(),
-        found.slope.half(), (y_hat[:, :0] if previous is None else previous).short(),
+        level.short(), (255 * x).round().to(torch.uint8), y_hat.short(), (rounded - y_hat).to(torch.int8),
+        apart(found.y), apart(found.y_dec), found.slope.half(), (y_hat[:, :0] if previous is None else previous).short(),
+        apart(decoded(y_hat, found.z_hat)), apart(decoded(rounded, z_rounded)),
     )  # fmt: skip
 
 
@@ -62,7 +73,7 @@ def write(
     folder: Path,
     out: Path,
     transforms: nn.Module,
-    entropy: EntropyModel,
+    entropy: base.EntropyModel,
     fingerprint: str,
     *,
     pairs: bool,
@@ -97,13 +108,17 @@ def write(
 
 
 class Pool:
-    """Crops out of the files of a folder, which stay on disk, and the held-out ones."""
+    """Crops out of the files of a folder, which stay on disk, and the held-out ones: what entropy models learn from."""
+
+    shares = torch.tensor([0.6, 0.2, 0.2])  # of STATES: files hold what was found, and the search goes there by the others
 
     def __init__(self, folder: Path, device: torch.device, batch: int):
         self.device, self.batch = device, batch
         files = {path.name: load(path, mmap=True) for path in sorted(folder.glob("*.pt"))}
         if len(files) < 2 or HELD_OUT not in files or any("latents_of" not in file for file in files.values()):
             raise LicError(f"{folder}: not a folder of `lic train latents`")
+        if any(set(Record._fields) - set(file) for file in files.values()):
+            raise LicError(f"{folder}: latents of an older version")
         if len({file["latents_of"] for file in files.values()}) > 1:
             raise LicError(f"{folder}: latents of several transforms")
         self.fingerprint = files[HELD_OUT]["latents_of"]
@@ -115,15 +130,15 @@ class Pool:
         crops = [Record(*(file[field][k] for field in Record._fields)) for file in files for k in range(len(file["level"]))]
         return sorted(crops, key=lambda crop: int(crop.level))
 
-    def draw(self, step: int, progress: float, generator: torch.Generator) -> loss.Latents:
-        """A batch, stratified by level; see SHARES."""
+    def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple:
+        """A batch, stratified by level."""
         device, n = generator.device, len(self.crops)
         share = (torch.arange(self.batch, device=device) + torch.rand(self.batch, generator=generator, device=device)) / self.batch
-        states = torch.multinomial(SHARES.to(device), self.batch, replacement=True, generator=generator)
+        states = torch.multinomial(self.shares.to(device), self.batch, replacement=True, generator=generator)
         crops = [self.crops[min(int(s * n), n - 1)] for s in share.tolist()]  # a share may have been rounded up to 1
         return self._stack(crops, [STATES[k] for k in states.tolist()])
 
-    def held_out(self, state: str) -> Iterator[loss.Latents]:
+    def held_out(self, state: str) -> Iterator:
         """All held-out crops in one of STATES."""
         for k in range(0, len(self.held), AT_ONCE):
             crops = self.held[k : k + AT_ONCE]
@@ -135,10 +150,28 @@ class Pool:
         return [self._stack(crops, [FOUND] * len(crops)) for crops in near]
 
     def _stack(self, crops: list[Record], states: list[str]) -> loss.Latents:
-        level, y_hat, _, _, y_dec, slope, previous = (torch.stack(parts).to(self.device) for parts in zip(*crops, strict=True))
+        level, y_hat, y_dec, slope, previous = (self._of(crops, field) for field in ("level", "y_hat", "y_dec", "slope", "previous"))
         y_hat = y_hat.float()
         y = y_hat.clone()
         for k, state in enumerate(states):
             if state != FOUND:
                 y[k] += getattr(crops[k], state).to(self.device)
         return loss.Latents(level.long(), y, y_hat + y_dec, slope.float(), previous.float() if previous.numel() else None)
+
+    def _of(self, crops: list[Record], field: str) -> Tensor:
+        return torch.stack([getattr(crop, field) for crop in crops]).to(self.device)
+
+
+class DecodedPool(Pool):
+    """The same crops as what a synthesis learns from."""
+
+    shares = torch.tensor([0.8, 0.2, 0.0])  # what files hold, and what keeps it from depending on the search
+
+    def _stack(self, crops: list[Record], states: list[str]) -> loss.Decoded:
+        y_dec = torch.stack([getattr(crop, f"{state}_dec") for crop, state in zip(crops, states, strict=True)]).to(self.device)
+        return loss.Decoded(self._of(crops, "level").long(), self._of(crops, "x"), self._of(crops, "y_hat") + y_dec.float())
+
+    def pixels(self, count: int, size: int) -> Tensor:
+        """Corners of crops of all qualities: (count at most, 3, size, size) in [0, 1]."""
+        crops = self.crops[:: max(1, len(self.crops) // count)][:count]
+        return self._of(crops, "x")[:, :, :size, :size].float() / 255

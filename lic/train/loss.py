@@ -23,6 +23,14 @@ class Latents(NamedTuple):
     previous: Tensor | None = None  # likewise: y_hat of the frame before
 
 
+class Decoded(NamedTuple):
+    """What the synthesis gets of crops, and the crops."""
+
+    level: Tensor  # (B,) int64
+    x: Tensor  # (B, 3, H, W) uint8
+    y_dec: Tensor  # (B, M, h, w) float32
+
+
 def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor) -> tuple[Tensor, dict]:
     """lambda 255^2 MSE + bits per pixel, averaged with weights that give all qualities a like say."""
     y = transforms.analysis(x, level).float()
@@ -48,6 +56,14 @@ def latent_rate_distortion(config: TransformsConfig, entropy: EntropyModel, late
     return _weight(config, latents.level) * (bpp + distortion), {"bpp": bpp.detach(), "distortion": distortion.detach()}
 
 
+def decoded_distortion(transforms, decoded: Decoded) -> tuple[Tensor, dict]:
+    """The distortion of what a synthesis makes of latents that stay as they are, weighted likewise."""
+    x_hat = transforms.synthesis(decoded.y_dec.contiguous(memory_format=torch.channels_last), decoded.level).float()
+    mse = (255 * x_hat - decoded.x).square().mean((1, 2, 3))
+    loss = _weight(transforms.config, decoded.level) * lambda_of(transforms.config, decoded.level) * mse
+    return loss.mean(), {"psnr": psnr(mse.detach()).mean()}
+
+
 def _weight(config: TransformsConfig, level: Tensor) -> Tensor:
     """Of a crop in the mean: lambda mse + bpp grows about like lambda^0.5."""
     return (lambda_of(config, level) / 0.01) ** -0.45
@@ -67,14 +83,31 @@ def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
         for x in pictures.split(8):
             level = torch.full((len(x),), value, device=x.device)
             coded = expected_rate(entropy, torch.round(transforms.analysis(x, level)), level)
-            x_hat = transforms.synthesis(coded.y_dec, level).float().clamp(0, 1)
-            mse = ((x_hat * 255).round() - x * 255).square().mean((1, 2, 3))
+            mse = _squared_error(transforms, coded.y_dec, level, 255 * x)
             bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))
             dB.append(psnr(mse))
             loss.append(_weight(transforms.config, level) * (lambda_of(transforms.config, level) * mse + bpp[-1]))
         rows.append((float(torch.cat(bpp).mean()), float(torch.cat(dB).mean())))
         total += float(torch.cat(loss).mean()) / len(VALIDATION_LEVELS)
     return {"loss": total, "bpp/dB": rows}
+
+
+def _squared_error(transforms, y_dec: Tensor, level: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of the 8-bit output, (B,); x (B, 3, H, W) in 0 .. 255."""
+    x_hat = transforms.synthesis(y_dec, level).float().clamp(0, 1)
+    return ((x_hat * 255).round() - x).square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def validate_decoded(transforms, states: dict[str, Iterable[Decoded]]) -> dict:
+    """The mean loss of batches of held-out crops in each of several states, and PSNR (8-bit output) at five qualities in each."""
+    judged, dB = {}, []
+    for name, batches in states.items():
+        found = [(b.level, _squared_error(transforms, b.y_dec, b.level, b.x)) for b in batches]
+        level, mse = (torch.cat(parts) for parts in zip(*found, strict=True))
+        judged[name] = float((_weight(transforms.config, level) * lambda_of(transforms.config, level) * mse).mean())
+        dB.append([float(psnr(mse[level == value]).mean()) for value in VALIDATION_LEVELS])
+    return judged | {"dB": list(zip(*dB, strict=True))}
 
 
 @torch.no_grad()

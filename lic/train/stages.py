@@ -1,4 +1,4 @@
-"""The two stages: transforms jointly with an entropy model, then any entropy model on frozen latents."""
+"""The stages: transforms jointly with an entropy model, then any entropy model on frozen latents, and the synthesis on the same."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import adopt, data, linear_start, loss, scales
-from .latents import BETWEEN, FOUND, ROUNDED, Pool
+from .latents import BETWEEN, FOUND, ROUNDED, DecodedPool, Pool
 from .loop import fit
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
@@ -116,4 +116,39 @@ def train_entropy(
         entropy, batch_loss, judged, pool, checkpoint,
         config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False,
         captured=entropy.capturable, **options,
+    )  # fmt: skip
+
+
+def train_synthesis(
+    pool: DecodedPool,
+    checkpoint: Path,
+    transforms: nn.Module,
+    *,
+    name: str,
+    config: dict,
+    start: Sequence[Path] = (),
+    **options,
+) -> None:
+    """Train the synthesis of `transforms` (of that `name` in TRANSFORMS) on what it gets of the latents of `pool`, which stay as they are.
+
+    `config`: of the synthesis, where it shall be larger. `start`: as in train_entropy.
+    """
+    if set(config) - {"synthesis"}:
+        raise LicError("only the synthesis may change: the latents are the analysis's")
+    model = _build(TRANSFORMS, name, dataclasses.asdict(transforms.config) | config)
+    both = nn.ModuleDict({"transforms": model}).to(pool.device)
+    if not checkpoint.exists():
+        adopt.adopt(both, nn.ModuleDict({"transforms": transforms}).state_dict() | adopt.parameters(start, None))
+    scales.attach(model)
+    if not checkpoint.exists():
+        scales.measure(model, pool.pixels(START_CROPS, FIT_SIZE))
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith(model.decoder))
+
+    fit(
+        both,
+        lambda m, batch: loss.decoded_distortion(m["transforms"], loss.Decoded(*batch)),
+        lambda m: loss.validate_decoded(m["transforms"], {"loss": pool.held_out(FOUND), ROUNDED: pool.held_out(ROUNDED)}),
+        pool, checkpoint,
+        config={"transforms": [name, dataclasses.asdict(model.config)], "latents_of": pool.fingerprint}, captured=True, **options,
     )  # fmt: skip
