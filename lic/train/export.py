@@ -46,8 +46,7 @@ def _again(name: str, folder: Path, before: str, now: str) -> list[Path]:
     for path in sorted(folder.glob(f"{name}-*.safetensors")):
         entropy, meta = weights.load(path)
         if meta["transforms"] == before:
-            called = path.name.split(".")[0]
-            written.append(weights.save(entropy, folder, called, "entropy", meta["name"], meta["config"], now))
+            written.append(weights.save(entropy, folder, locate.name_of(path), "entropy", meta["name"], meta["config"], now))
     return written
 
 
