@@ -151,6 +151,14 @@ def test_a_synthesis_may_grow(searched, tmp_path):
     assert len(larger.synthesis_fine) == one + 1
     y, level = torch.randn(1, transforms.config.latents, 4, 4), torch.tensor([1000])
     assert torch.allclose(larger.synthesis(y, level), transforms.synthesis(y, level), atol=1e-3)
+    transforms.embed.bias.add_(1)
+    transforms.pixels.bias.add_(0.25)
+    other = weights.save(transforms, tmp_path, "other", "transforms", meta["name"], meta["config"])
+    transforms, _ = weights.load(locate.by_name("tiny", (TINY,)))
+    stages.train_synthesis(pool, tmp_path / "o.pt", transforms, config={}, start=[other], **options)
+    started = loop.load(tmp_path / "o.pt")["average"]
+    assert torch.equal(started["transforms.embed.bias"], transforms.embed.bias)  # what makes the latents is never another's
+    assert torch.allclose(started["transforms.pixels.bias"], transforms.pixels.bias + 0.25, atol=1e-3)
     with pytest.raises(LicError, match="only the synthesis"):
         stages.train_synthesis(pool, tmp_path / "l.pt", transforms, config={"latents": 32}, **options)
 

@@ -131,14 +131,16 @@ def train_synthesis(
 ) -> None:
     """Train the synthesis of `transforms` (of that `name` in TRANSFORMS) on what it gets of the latents of `pool`, which stay as they are.
 
-    `config`: of the synthesis, where it shall be larger. `start`: as in train_entropy.
+    `config`: of the synthesis, where it shall be larger. `start`: as in train_transforms, but for the synthesis only.
     """
     if set(config) - {"synthesis"}:
         raise LicError("only the synthesis may change: the latents are the analysis's")
     model = _build(TRANSFORMS, name, dataclasses.asdict(transforms.config) | config)
     both = nn.ModuleDict({"transforms": model}).to(pool.device)
     if not checkpoint.exists():
-        adopt.adopt(both, nn.ModuleDict({"transforms": transforms}).state_dict() | adopt.parameters(start, None))
+        own = tuple(f"transforms.{word}" for word in model.decoder)
+        theirs = {key: value for key, value in adopt.parameters(start, None).items() if key.startswith(own)}
+        adopt.adopt(both, nn.ModuleDict({"transforms": transforms}).state_dict() | theirs)
     scales.attach(model)
     if not checkpoint.exists():
         scales.measure(model, pool.pixels(START_CROPS, FIT_SIZE))
