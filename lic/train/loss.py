@@ -39,8 +39,7 @@ def rate_distortion(transforms, entropy: EntropyModel, x: Tensor, level: Tensor)
     x_hat = transforms.synthesis(coded.y_dec, level).float()
     mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
     bpp = (coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3])
-    loss = _weight(transforms.config, level) * (lambda_of(transforms.config, level) * mse + bpp)
-    return loss.mean(), {"bpp": bpp.detach().mean(), "psnr": psnr(mse.detach()).mean()}
+    return _weighted(transforms.config, level, mse, bpp).mean(), {"bpp": bpp.detach().mean(), "psnr": psnr(mse.detach()).mean()}
 
 
 def latent_rate_distortion(config: TransformsConfig, entropy: EntropyModel, latents: Latents) -> tuple[Tensor, dict]:
@@ -60,13 +59,17 @@ def decoded_distortion(transforms, decoded: Decoded) -> tuple[Tensor, dict]:
     """The distortion of what a synthesis makes of latents that stay as they are, weighted likewise."""
     x_hat = transforms.synthesis(decoded.y_dec.contiguous(memory_format=torch.channels_last), decoded.level).float()
     mse = (255 * x_hat - decoded.x).square().mean((1, 2, 3))
-    loss = _weight(transforms.config, decoded.level) * lambda_of(transforms.config, decoded.level) * mse
-    return loss.mean(), {"psnr": psnr(mse.detach()).mean()}
+    return _weighted(transforms.config, decoded.level, mse).mean(), {"psnr": psnr(mse.detach()).mean()}
 
 
 def _weight(config: TransformsConfig, level: Tensor) -> Tensor:
     """Of a crop in the mean: lambda mse + bpp grows about like lambda^0.5."""
     return (lambda_of(config, level) / 0.01) ** -0.45
+
+
+def _weighted(config: TransformsConfig, level: Tensor, mse: Tensor, bpp: Tensor | float = 0.0) -> Tensor:
+    """lambda mse + bpp of crops, (B,) each, with that weight."""
+    return _weight(config, level) * (lambda_of(config, level) * mse + bpp)
 
 
 def psnr(mse: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ def validate(transforms, entropy: EntropyModel, pictures: Tensor) -> dict:
             mse = _squared_error(transforms, coded.y_dec, level, 255 * x)
             bpp.append((coded.bits + coded.z_bits) / (x.shape[2] * x.shape[3]))
             dB.append(psnr(mse))
-            loss.append(_weight(transforms.config, level) * (lambda_of(transforms.config, level) * mse + bpp[-1]))
+            loss.append(_weighted(transforms.config, level, mse, bpp[-1]))
         rows.append((float(torch.cat(bpp).mean()), float(torch.cat(dB).mean())))
         total += float(torch.cat(loss).mean()) / len(VALIDATION_LEVELS)
     return {"loss": total, "bpp/dB": rows}
@@ -105,7 +108,7 @@ def validate_decoded(transforms, states: dict[str, Iterable[Decoded]]) -> dict:
     for name, batches in states.items():
         found = [(b.level, _squared_error(transforms, b.y_dec, b.level, b.x)) for b in batches]
         level, mse = (torch.cat(parts) for parts in zip(*found, strict=True))
-        judged[name] = float((_weight(transforms.config, level) * lambda_of(transforms.config, level) * mse).mean())
+        judged[name] = float(_weighted(transforms.config, level, mse).mean())
         dB.append([float(psnr(mse[level == value]).mean()) for value in VALIDATION_LEVELS])
     return judged | {"dB": list(zip(*dB, strict=True))}
 
