@@ -1,4 +1,7 @@
-"""The training loop: checkpoints, bad batches, and what a GPU's graphs ask of a step."""
+"""The training loop: checkpoints, bad batches, several processes, and what a GPU's graphs ask of a step."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,3 +74,37 @@ def test_a_captured_step_waits_for_no_value(name):
             step()
     else:
         step()
+
+
+TWO_WORKERS = """
+import sys, torch
+from pathlib import Path
+from lic.train import loop, workers
+
+class Numbers:  # of each process's own
+    def draw(self, step, progress, generator):
+        return torch.rand(2, 3, 8, 8, generator=generator)
+
+def loss(model, x):
+    seen.append(float(x.mean()))
+    return (model(x) - 1).square().mean(), {}
+
+torch.manual_seed(workers.Workers().rank)  # so that they do not start alike
+model, seen = torch.nn.Conv2d(3, 1, 1), []
+loop.fit(model, loss, lambda model: {"loss": 0.0}, Numbers(), Path("c.pt"), config={}, minutes=0.01, learning_rate=1e-2)
+torch.save((len(seen), seen[0], model.state_dict()), f"{workers.Workers().rank}.pt")
+"""
+
+
+def test_two_processes_train_one_model(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_WORKERS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
+    done = subprocess.run(torchrun, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (steps, crop, model), (other_steps, other_crop, other) = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in (0, 1))
+    assert steps == other_steps > 1
+    assert crop != other_crop
+    assert all(torch.equal(model[key], other[key]) for key in model)
+    saved = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert saved["step"] == steps
+    assert all(torch.equal(model[key], saved["model"][key]) for key in model)

@@ -2,9 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,14 +10,14 @@ from conftest import DATA, TINY
 from PIL import Image
 from test_cli import lic
 
-from lic import container, exact, locate, search, weights
+from lic import exact, locate, search, weights
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS, base
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
-from lic.errors import BadWeights, LicError, MissingWeights
+from lic.errors import BadWeights, LicError
 from lic.train import data, export, latents, linear_start, loop, loss, scales, stages
-from lic.train.latents import DecodedPool, Pool
+from lic.train.latents import Pool
 from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
@@ -53,40 +50,6 @@ def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     assert codec.decode(codec.encode(picture, 50)).size == picture.size
 
 
-TWO_WORKERS = """
-import sys, torch
-from pathlib import Path
-from lic.train import loop, workers
-
-class Numbers:  # of each process's own
-    def draw(self, step, progress, generator):
-        return torch.rand(2, 3, 8, 8, generator=generator)
-
-def loss(model, x):
-    seen.append(float(x.mean()))
-    return (model(x) - 1).square().mean(), {}
-
-torch.manual_seed(workers.Workers().rank)  # so that they do not start alike
-model, seen = torch.nn.Conv2d(3, 1, 1), []
-loop.fit(model, loss, lambda model: {"loss": 0.0}, Numbers(), Path("c.pt"), config={}, minutes=0.01, learning_rate=1e-2)
-torch.save((len(seen), seen[0], model.state_dict()), f"{workers.Workers().rank}.pt")
-"""
-
-
-def test_two_processes_train_one_model(tmp_path):
-    (tmp_path / "two.py").write_text(TWO_WORKERS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
-    done = subprocess.run(torchrun, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    (steps, crop, model), (other_steps, other_crop, other) = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in (0, 1))
-    assert steps == other_steps > 1
-    assert crop != other_crop
-    assert all(torch.equal(model[key], other[key]) for key in model)
-    saved = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert saved["step"] == steps
-    assert all(torch.equal(model[key], saved["model"][key]) for key in model)
-
-
 def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     """As a library call, with the tiny transforms; every registered model can be trained and exported."""
     path = locate.by_name("tiny", (TINY,))
@@ -109,58 +72,6 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     model, meta = weights.load(written[0])
     assert meta["transforms"] == locate.fingerprint_of(path)
     assert model.latents == 24
-
-
-def test_train_synthesis_on_frozen_latents(searched, tmp_path):
-    """Only what decodes moves; exported, the entropy models of the same latents go with it."""
-    before, folder = tmp_path / "before", tmp_path / "w"
-    for copy in (before, folder):
-        shutil.copytree(TINY, copy)
-    transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
-    pool = DecodedPool(searched[False], torch.device("cpu"), batch=4)
-    options = {"name": meta["name"], "config": {}, "learning_rate": 5e-5}
-    stages.train_synthesis(pool, tmp_path / "s.pt", transforms, minutes=0.02, **options)
-    written = export.export(tmp_path / "s.pt", "tiny", folder)
-    assert sorted(map(locate.name_of, written)) == sorted(map(locate.name_of, before.glob("*.safetensors")))
-
-    old, new = (weights.load(locate.by_name("tiny", (where,)))[0] for where in (before, folder))
-    same = {key.split(".")[0] for key, value in old.state_dict().items() if torch.equal(value, new.state_dict()[key])}
-    assert same == {"embed", "merge", "analysis_gain", "analysis_fine", "analysis_coarse", "latent_gain"}
-    then, now = (loss.validate_decoded(model, {"loss": pool.held_out("found")})["loss"] for model in (old, new))
-    assert now < then
-
-    picture = Image.open(DATA / "sample.png")
-    codecs = [Codec("tiny", "parallel", weights_folder=where) for where in (before, folder)]
-    datas = [codec.encode(picture, 50, effort=0) for codec in codecs]
-    old_tile, new_tile = (container.unpack(data)[1][0] for data in datas)
-    assert old_tile == new_tile  # the same latents, for another synthesis
-    pictures = [np.asarray(codec.decode(data)) for codec, data in zip(codecs, datas, strict=True)]
-    assert not np.array_equal(*pictures)
-    with pytest.raises(MissingWeights):
-        Codec("tiny", "parallel", weights_folder=before).decode(datas[1])
-
-
-def test_a_synthesis_may_grow(searched, tmp_path):
-    transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
-    pool = DecodedPool(searched[False], torch.device("cpu"), batch=2)
-    one, two = transforms.config.synthesis
-    options = {"name": meta["name"], "minutes": 0.0, "learning_rate": 1e-3}
-    stages.train_synthesis(pool, tmp_path / "s.pt", transforms, config={"synthesis": [one + 1, two]}, **options)
-    export.export(tmp_path / "s.pt", "larger", tmp_path)
-    larger, _ = weights.load(locate.by_name("larger", (tmp_path,)))
-    assert len(larger.synthesis_fine) == one + 1
-    y, level = torch.randn(1, transforms.config.latents, 4, 4), torch.tensor([1000])
-    assert torch.allclose(larger.synthesis(y, level), transforms.synthesis(y, level), atol=1e-3)
-    transforms.embed.bias.add_(1)
-    transforms.pixels.bias.add_(0.25)
-    other = weights.save(transforms, tmp_path, "other", "transforms", meta["name"], meta["config"])
-    transforms, _ = weights.load(locate.by_name("tiny", (TINY,)))
-    stages.train_synthesis(pool, tmp_path / "o.pt", transforms, config={}, start=[other], **options)
-    started = loop.load(tmp_path / "o.pt")["average"]
-    assert torch.equal(started["transforms.embed.bias"], transforms.embed.bias)  # what makes the latents is never another's
-    assert torch.allclose(started["transforms.pixels.bias"], transforms.pixels.bias + 0.25, atol=1e-3)
-    with pytest.raises(LicError, match="only the synthesis"):
-        stages.train_synthesis(pool, tmp_path / "l.pt", transforms, config={"latents": 32}, **options)
 
 
 def test_train_latents_and_entropy_by_command(folder, tmp_path):
