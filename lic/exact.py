@@ -30,6 +30,7 @@ from .errors import BadWeights
 
 FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
+GUARD = 128  # bits of the whole numbers that tables are made with
 LOG_ENTRIES = 2048  # integers that log_size knows
 WEIGHT_BITS = 16  # softmax weights are at most 2^WEIGHT_BITS; 4096 of them times activations sum to at most 2^50
 UNIT_BITS = 10  # rows of norm 1 are in units of 2^-UNIT_BITS: their products are below 2^21, exact in float32 too
@@ -125,7 +126,17 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
 @cache
 def _log_table(device: torch.device) -> Tensor:
     """floor(2^FRACTION log2(1 + n)) for n = 0, 1, ...: counted bits of an integer power, not a rounded logarithm."""
-    return torch.tensor([((1 + n) ** 2**FRACTION).bit_length() - 1 for n in range(LOG_ENTRIES)], device=device)
+    return torch.tensor([_power_bits(1 + n) - 1 for n in range(LOG_ENTRIES)], device=device)
+
+
+def _power_bits(n: int) -> int:
+    """How many bits n^(2^FRACTION) has, n >= 1: squared again and again, of which the leading GUARD bits are enough."""
+    bits, n = n.bit_length(), n << GUARD - n.bit_length()
+    for _ in range(FRACTION):
+        n = n * n >> GUARD
+        bits += bits - (n.bit_length() < GUARD)
+        n <<= GUARD - n.bit_length()
+    return bits
 
 
 def log_size(x: Tensor) -> Tensor:
@@ -156,15 +167,16 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 def _exp2_table(device: torch.device) -> Tensor:
     """2^(WEIGHT_BITS - d / 2^FRACTION) rounded, for d = 0, 1, ... until it is 0; float64.
 
-    Square roots of a power of two, rounded down each time, are the root rounded down: integers only.
+    Products of roots of a half, of GUARD bits and rounded down each time: integers only.
     """
-    one, powers = 2**FRACTION, []
-    for d in range(one):
-        n = 1 << (WEIGHT_BITS + 1) * one - d
-        for _ in range(FRACTION):
-            n = isqrt(n)
-        powers.append(n)  # of twice the value
-    entries = [(powers[d % one] >> d // one) + 1 >> 1 for d in range((WEIGHT_BITS + 1) * one + 2)]
+    root, powers = 1 << GUARD - 1, [1 << GUARD]
+    for _ in range(FRACTION):
+        root = isqrt(root << GUARD)
+        powers = [power for one in powers for power in (one, one * root >> GUARD)]  # 2^-(d / 2^FRACTION), in the end
+    entries = []
+    for d in range((WEIGHT_BITS + 1) * 2**FRACTION + 2):
+        whole, part = divmod(d, 2**FRACTION)
+        entries.append((powers[part] >> GUARD - WEIGHT_BITS + whole - 1) + 1 >> 1)
     return torch.tensor(entries, dtype=torch.float64, device=device)
 
 

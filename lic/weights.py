@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import exact, locate
 from .container import FINGERPRINT_BYTES
@@ -41,6 +42,7 @@ LARGE = ".large"  # after a tensor's name: its few numbers that int16 cannot hol
 SMALL = 1024  # numbers; of what has fewer, nothing is put apart
 
 _REGISTRIES = {"transforms": TRANSFORMS, "entropy": ENTROPY_MODELS}
+_DRAWS = {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
 
 
 class Models(NamedTuple):
@@ -50,6 +52,13 @@ class Models(NamedTuple):
     entropy: EntropyModel
     fingerprint: bytes  # of the entropy weights
     latents_of: str  # fingerprint of the transforms
+
+
+class _Undrawn(TorchFunctionMode):
+    """A context where parameters are not drawn at random, as they come from a file: to draw takes longer than to read."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return None if function in _DRAWS else function(*args, **(kwargs or {}))
 
 
 def device_of(name: str) -> torch.device:
@@ -74,7 +83,8 @@ def load(path: Path) -> tuple[nn.Module, dict]:
             meta = json.loads((file.metadata() or {})["lic"])
             tensors = _whole({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, not a dict
         architecture, config = _REGISTRIES[meta["kind"]][meta["name"]]
-        model = architecture(config(**meta["config"]))
+        with _Undrawn():
+            model = architecture(config(**meta["config"]))
         model.requires_grad_(False).eval()
         if meta["kind"] == "entropy":
             exact.freeze(model)  # gives the parameters their exact dtype; the values follow

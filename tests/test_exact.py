@@ -151,7 +151,7 @@ def test_exp2_weights_are_rounded_powers_of_two():
 
     with localcontext() as context:
         context.prec = 40
-        for d in (0, 1, 2, 511, 1023, 1024, 5000, 17407, 17408, 17409, 20000, exact.LIMIT):
+        for d in (*range(0, 17408, 97), 1, 511, 1023, 1024, 17407, 17408, 17409, 20000, exact.LIMIT):
             expected = int(Decimal(2) ** (16 - Decimal(d) / 1024) + Decimal("0.5"))
             got = exact.exp2_weights(torch.tensor([7.0, 7.0 - d], dtype=torch.float64))
             assert got.tolist() == [2**16, expected]
@@ -236,6 +236,12 @@ def test_unit_rows_equal_unbounded_integers():
     assert float((products / 2**20 - real)[1:, 1:].abs().max()) < 200**0.5 / 1024
     assert torch.equal(exact.unit(rows[:20].float()).double(), got[:20])
     assert torch.equal(exact.unit(rows * 0.125), got)  # only the direction counts
+
+
+def test_log_size_is_a_logarithm_rounded_down():
+    sizes = torch.tensor([*range(0, exact.LOG_ENTRIES, 7), *(2**k - 1 for k in range(12))])
+    counted = [((1 + n) ** 2**exact.FRACTION).bit_length() - 1 for n in sizes.tolist()]
+    assert exact.log_size(exact.to_fixed(sizes)).tolist() == exact.log_size(exact.to_fixed(-sizes)).tolist() == counted
 
 
 def test_log_size_of_the_float_face_between_integers():

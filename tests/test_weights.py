@@ -51,6 +51,13 @@ def test_load_gives_the_exact_face(entropy_name):
     assert weights.self_test(model) == meta["self_test"]
 
 
+def test_to_load_draws_no_random_numbers(entropy_name):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    weights.load(entropy_file(entropy_name))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_save_is_reproducible(entropy_name, tmp_path):
     """Of what the file says, not of the config as it is today, which may have grown."""
     path = entropy_file(entropy_name)

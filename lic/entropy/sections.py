@@ -185,17 +185,18 @@ class Sections(EntropyModel):
                 rows = y_hat[:, begin:end].flatten(2).transpose(1, 2).index_select(1, here)
                 known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
                 if k < len(self.attention) and len(attended):
-                    latents = known[..., : 2 * end].index_select(1, attended).to(y_hat.dtype)
+                    latents = known[..., : 2 * end].index_select(1, attended)
                     side.keep(k, attended, self.attention[k].remember((side.rows(attended), latents)))
 
     def _known(self, side: Side) -> Tensor:
         """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).
 
-        In float32, which holds them exactly in either face.
+        In the dtype of y_hat, whatever autocast makes of the features.
         """
         if KNOWN not in side.memory:
             B, _, h, w = side.features.shape
-            side.memory[KNOWN] = side.features.new_zeros(B, h * w + 1, 2 * self.latents, dtype=torch.float32)
+            dtype = torch.promote_types(side.features.dtype, torch.float32)
+            side.memory[KNOWN] = side.features.new_zeros(B, h * w + 1, 2 * self.latents, dtype=dtype)
         return side.memory[KNOWN]
 
     def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
@@ -203,8 +204,8 @@ class Sections(EntropyModel):
         begin, end = self.first[k : k + 2]
         h, w = y_hat.shape[2:]
         order, features, known = self.inside[k](h, w), side.rows(at), self._known(side)
-        earlier = orders.gather_rows(known[..., : 2 * begin], at, HERE, h, w).to(y_hat.dtype)
-        own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order).to(y_hat.dtype)
+        earlier = orders.gather_rows(known[..., : 2 * begin], at, HERE, h, w)
+        own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order)
         fuse = None
         if k < len(self.attention):
             fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order)

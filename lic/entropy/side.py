@@ -1,6 +1,7 @@
 """Side information: what a file says of its latents before the first of them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,11 @@ class Side:
 
     def rows(self, at: Tensor) -> Tensor:
         """The features of the positions `at`, (n,) int64: (B, n, S)."""
-        return self.features.flatten(2).transpose(1, 2).index_select(1, at)
+        return self._by_position.index_select(1, at)
+
+    @cached_property
+    def _by_position(self) -> Tensor:
+        return self.features.flatten(2).transpose(1, 2).contiguous()  # once, not at every step
 
     def kept(self, key: int, width: int, groups: int = 1, dtype: torch.dtype | None = None) -> Tensor:
         """memory[key], a row for every cell, zeros where nothing was kept yet: (B, groups h w, width), to be written to."""
