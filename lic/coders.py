@@ -34,8 +34,8 @@ def _models() -> tuple[list, np.ndarray]:
 
     constriction adds one to each entry of integers that sum to 2^24 - n: exactly our frequencies.
     """
-    tables = (frequencies(index, fraction) for index in range(SCALES) for fraction in range(1 << MEAN_BITS))
-    models = [stream.model.Categorical((table - 1).astype(np.float64), perfect=False) for table in tables]
+    tables = ((frequencies(index) - 1).astype(np.float64) for index in range(SCALES))
+    models = [stream.model.Categorical(row, perfect=False) for table in tables for row in table]
     return models, np.array([half_width(index) for index in range(SCALES)])
 
 
@@ -43,11 +43,7 @@ def _models() -> tuple[list, np.ndarray]:
 def _cumulative() -> tuple[np.ndarray, np.ndarray]:
     """Sums of the frequencies below every bin, and below the end of the last one, of all tables one after the other
     (float64), and where each table begins."""
-    sums = [
-        np.cumsum(frequencies(index, fraction)) - frequencies(index, fraction)[0]
-        for index in range(SCALES)
-        for fraction in range(1 << MEAN_BITS)
-    ]
+    sums = [np.cumsum(row) - row[0] for index in range(SCALES) for row in frequencies(index)]
     return np.concatenate(sums).astype(np.float64), np.cumsum([0] + [len(part) for part in sums[:-1]])
 
 
@@ -201,7 +197,7 @@ def bits(table: Sequence[Tensor], y: Tensor) -> np.ndarray:
     if len(tables.table) == 2:
         keys = _keys(*tables.table)
         for key in np.unique(keys).tolist():
-            cost = PRECISION - np.log2(frequencies(key >> MEAN_BITS, key & (1 << MEAN_BITS) - 1))
+            cost = PRECISION - np.log2(frequencies(key >> MEAN_BITS)[key & (1 << MEAN_BITS) - 1])
             result[keys == key] = cost[symbols[keys == key]]
     else:
         for cells, rows in tables.models():

@@ -64,7 +64,7 @@ def test_mixtures_are_weighted_sums_of_the_tables():
                 own = tables.half_width(s)
                 first = (m >> 4) - own - (int(chosen.base[i]) - L)  # where the component's bins begin in the window
                 assert w < coders.COUNTS or 0 <= first <= n - 1 - (2 * own + 2)
-                for k, f in enumerate(tables.frequencies(s, m & 15)[1:].tolist()):
+                for k, f in enumerate(tables.frequencies(s)[m & 15, 1:].tolist()):
                     if 0 <= first + k < n - 1:
                         bins[1 + first + k] += w * f / 2**16
             assert np.abs(row[1:] - bins[1:n]).max() < 2.1 + bins.max() * n / 2**24

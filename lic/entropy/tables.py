@@ -70,20 +70,20 @@ def half_width(index: int) -> int:
 
 
 @cache
-def frequencies(index: int, fraction: int) -> np.ndarray:
-    """Table of scale `index` and a mean `fraction` / 2^MEAN_BITS above its base: int64, every entry >= 1, sum 2^24."""
-    L = half_width(index)
+def frequencies(index: int) -> np.ndarray:
+    """Tables of scale `index`, row by row for a mean 0, 1, ... / 2^MEAN_BITS above its base: int64, every entry >= 1, sums 2^24."""
+    L, fraction = half_width(index), np.arange(1 << MEAN_BITS, dtype=np.int64)[:, None]
     edges = 32 * np.arange(-L, L + 3, dtype=np.int64) - 16 - (fraction << 5 - MEAN_BITS)
     free = (1 << PRECISION) - (2 * L + 3)
     cumulative = _shaped(edges, sigmas()[index]) * free >> 32
     bins = np.diff(cumulative)
-    return np.concatenate(([free - bins.sum()], bins)) + 1
+    return np.concatenate((free - bins.sum(1, keepdims=True), bins), 1) + 1
 
 
 @cache
 def _all(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """All tables one after the other, where each begins (by index << MEAN_BITS | fraction), and L of every scale; int64."""
-    tables = [frequencies(index, fraction) for index in range(SCALES) for fraction in range(1 << MEAN_BITS)]
+    tables = [table for index in range(SCALES) for table in frequencies(index)]
     begins = np.cumsum([0] + [len(table) for table in tables[:-1]])
     widths = [half_width(index) for index in range(SCALES)]
     return tuple(torch.as_tensor(x, device=device) for x in (np.concatenate(tables), begins, widths))
