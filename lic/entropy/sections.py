@@ -178,32 +178,31 @@ class Sections(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """What is known of the cells `at`, and keys and values of those that are attended to: rows of side.memory."""
         h, w = y_hat.shape[2:]
-        known = self._known(side)
+        known = self._known(side, y_hat)
         for k, _, _, _, pieces in _parts(self, at, h, w):
             begin, end = self.first[k : k + 2]
             for here, attended in pieces:
                 rows = y_hat[:, begin:end].flatten(2).transpose(1, 2).index_select(1, here)
-                known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1).to(known.dtype)
+                known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1)
                 if k < len(self.attention) and len(attended):
                     latents = known[..., : 2 * end].index_select(1, attended)
                     side.keep(k, attended, self.attention[k].remember((side.rows(attended), latents)))
 
-    def _known(self, side: Side) -> Tensor:
+    def _known(self, side: Side, y_hat: Tensor) -> Tensor:
         """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).
 
         In the dtype of y_hat, whatever autocast makes of the features.
         """
         if KNOWN not in side.memory:
-            B, _, h, w = side.features.shape
-            dtype = torch.promote_types(side.features.dtype, torch.float32)
-            side.memory[KNOWN] = side.features.new_zeros(B, h * w + 1, 2 * self.latents, dtype=dtype)
+            B, M, h, w = y_hat.shape
+            side.memory[KNOWN] = y_hat.new_zeros(B, h * w + 1, 2 * M)
         return side.memory[KNOWN]
 
     def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         """Mean and t of all channels of section k at the positions `at`, (B, n, channels) each."""
         begin, end = self.first[k : k + 2]
         h, w = y_hat.shape[2:]
-        order, features, known = self.inside[k](h, w), side.rows(at), self._known(side)
+        order, features, known = self.inside[k](h, w), side.rows(at), self._known(side, y_hat)
         earlier = orders.gather_rows(known[..., : 2 * begin], at, HERE, h, w)
         own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order)
         fuse = None
