@@ -20,9 +20,9 @@ import click
 
 from . import __version__, batch, container, files, locate, workshop
 from .batch import shown
-from .defaults import ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
+from .defaults import ENTROPY, GOP, MODEL, TEMPORAL
 from .errors import LicError, MissingWeights
-from .options import device_option, effort_option, pixels_option, quiet_option, threads_option, weights_option
+from .options import device_option, effort_option, goal_options, pixels_option, quiet_option, threads_option, weights_option
 
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
@@ -38,6 +38,7 @@ def cli():
     \b
     lic encode photo.png photo.lic          compress
     lic encode -q 80 photo.jpg photo.lic    better quality, larger file
+    lic encode --target-size 50000 photo.jpg photo.lic    as good as 50 kB can be
     lic encode -O small/ *.png              many files, each into one of its own
     lic encode a.png b.png c.png film.lic   a sequence of frames
     lic decode photo.lic photo.png          decompress
@@ -94,7 +95,7 @@ def _is_other(target: Path) -> bool:
 
 @cli.command()
 @batch.options
-@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True, help="0 (smallest) .. 100 (best).")
+@goal_options
 @effort_option
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model; see README.")
@@ -127,7 +128,7 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
         work(sources, target)
 
 
-def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
+def _encode(codec, sources, target, *, quality, goal, effort, gop, max_pixels, quiet):
     from . import image
 
     for source in sources:
@@ -138,10 +139,17 @@ def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
     start = time.perf_counter()
     left = deque(sources)
     with _about(left):
+        several = len(sources) > 1 or image.frame_count(picture) > 1
+        if several and goal:
+            raise LicError("a sequence can be asked for a --quality only")
         if len(sources) > 1:
             data = codec().encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
-        elif image.frame_count(picture) > 1:
+        elif several:
             data = codec().encode_sequence(image.frames(picture), quality, effort, gop)
+        elif goal:
+            from .target import encode as meet
+
+            data = meet(codec(), picture, effort, **goal)
         else:
             data = codec().encode(picture, quality, effort)
     seconds = time.perf_counter() - start
@@ -151,7 +159,8 @@ def _encode(codec, sources, target, *, quality, effort, gop, max_pixels, quiet):
         header, frames = container.unpack(data)
         size = f"{header.width}x{header.height}" + (f", {len(frames)} frames" if header.predicted_by else "")
         bpp = 8 * len(data) / (header.width * header.height * len(frames))
-        click.echo(f"{shown(sources[0])}: {size}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s", err=True)
+        what = f"{size}, quality {header.quality:.4g}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s"
+        click.echo(f"{shown(sources[0])}: {what}", err=True)
 
 
 def _pictures(first, left: deque[Path], max_pixels: int):

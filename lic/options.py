@@ -1,11 +1,13 @@
-"""Options that several commands share."""
+"""Options that several commands share, and those of `lic encode` for what a file shall be."""
 
+from functools import wraps
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from . import container
-from .defaults import EFFORT
+from .defaults import EFFORT, QUALITY
 
 effort_option = click.option("-e", "--effort", type=click.IntRange(0, 9), default=EFFORT, show_default=True,
                              help="Time spent on smaller files; 0 is quickest.")  # fmt: skip
@@ -17,3 +19,30 @@ pixels_option = click.option("--max-pixels", type=click.IntRange(1), default=con
 weights_option = click.option("--weights", "weights_folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
                               help="Folder of further weights files.")  # fmt: skip
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def goal_options(command):
+    """--quality and what can be asked for in its place: `goal`, a dict, is that for target.encode(), and empty for --quality."""
+    positive = click.FloatRange(0, min_open=True)
+    options = (
+        click.option("-q", "--quality", type=click.FloatRange(0, 100), default=QUALITY, show_default=True,
+                     help="0 (smallest) .. 100 (best)."),
+        click.option("--target-size", "size", type=click.IntRange(1), metavar="BYTES",
+                     help="In place of a quality, the best file of at most so many bytes."),
+        click.option("--target-bpp", "bpp", type=positive, metavar="BITS", help="Likewise, bits per pixel."),
+        click.option("--target-psnr", "psnr", type=positive, metavar="DB",
+                     help="In place of a quality, the smallest file of at least so many decibels."),
+    )  # fmt: skip
+
+    @wraps(command)
+    def with_goal(**given):
+        goal = {name: given.pop(name) for name in ("size", "bpp", "psnr")}
+        goal = {name: value for name, value in goal.items() if value is not None}
+        by_default = click.get_current_context().get_parameter_source("quality") == ParameterSource.DEFAULT
+        if len(goal) + (not by_default) > 1:
+            raise click.UsageError("--quality, --target-size, --target-bpp and --target-psnr exclude each other")
+        return command(goal=goal, **given)
+
+    for option in reversed(options):
+        with_goal = option(with_goal)
+    return with_goal

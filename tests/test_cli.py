@@ -234,6 +234,19 @@ def test_closed_streams_and_no_memory(tmp_path):
     assert done.returncode == 1
 
 
+def test_a_target_in_place_of_a_quality(tmp_path):
+    out = tmp_path / "x.lic"
+    assert b", quality " in lic("encode", *TINY_OPTIONS, "-e", "0", "--target-size", "3000", SAMPLE, out).stderr
+    assert 2940 <= out.stat().st_size <= 3000
+    for wrong in (["-q", "50"], ["--target-bpp", "1"]):
+        assert b"exclude each other" in lic("encode", *TINY_OPTIONS, "--target-size", "3000", *wrong, SAMPLE, out, code=2).stderr
+    lic("encode", *TINY_OPTIONS, "--target-psnr", "0", SAMPLE, out, code=2)
+    assert b"nothing to aim at" in lic("encode", *TINY_OPTIONS, "--target-psnr", "nan", SAMPLE, out, code=1).stderr
+    assert b"a sequence" in lic("encode", *TINY_OPTIONS, "--target-bpp", "1", SAMPLE, SAMPLE, out, code=1).stderr
+    assert b"fewest are" in lic("encode", *TINY_OPTIONS, "-e", "0", "--target-size", "9", SAMPLE, out, code=1).stderr
+    assert 2940 <= out.stat().st_size <= 3000  # still there
+
+
 def test_output_is_replaced_whole_and_keeps_its_mode(tmp_path):
     out, link = tmp_path / "x.png", tmp_path / "link.png"
     out.write_bytes(b"old")
