@@ -44,7 +44,7 @@ FAST, SLOW = 0.9, 0.2  # share of its way to what is expected that a latent goes
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
 Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without the 1.4 Fisher's information, in nats the square itself
 ROUNDS = 2  # per unit of effort, and as many to begin with
-BLOCK, HALO = 64, 8  # latents in row and column that are judged at once; one reaches 8 others far, the last of them hardly
+BLOCK, HALO = 64, 4  # latents in row and column that are judged at once, and around them, both multiples of 4
 
 
 class Settled(NamedTuple):

@@ -146,17 +146,29 @@ def test_bfloat16_knows_bits_and_their_slopes_well_enough(entropy_name, sample, 
 
 
 def test_blocks_leave_no_seams(models, sample, monkeypatch):
-    """A picture judged in blocks gets the integers that it gets in one piece, nearly."""
+    """A picture judged in blocks gets the integers that it gets in one piece, nearly, if they overlap by as much as a latent reaches."""
     x = torch.from_numpy(np.asarray(sample.crop((0, 0, 192, 192))).copy()).permute(2, 0, 1)[None].float() / 255
     level = torch.tensor([2000])
     with torch.no_grad():
         y_hat = models.transforms.analysis(x, level).round()
     whole = refine(models, x, y_hat, level, 2)
     monkeypatch.setattr(search, "BLOCK", 4)
+    monkeypatch.setattr(search, "HALO", 8)
     blocks = refine(models, x, y_hat, level, 2)
     moved = int((whole != y_hat).sum())
     assert moved > 50
     assert int((blocks != whole).sum()) < 0.02 * moved
+
+
+def test_blocks_cost_no_quality(sample, monkeypatch):
+    """Integers of blocks are as good as those of one piece, as they overlap, even if blocks are that small; without that they are not."""
+    shipped = Codec(device="cpu")
+    models = weights.load_models(shipped.path, torch.device("cpu"))
+    whole = trade(shipped, models, sample, 60, 1)[0]
+    monkeypatch.setattr(search, "BLOCK", 8)
+    assert trade(shipped, models, sample, 60, 1)[0] < 1.005 * whole
+    monkeypatch.setattr(search, "HALO", 0)
+    assert trade(shipped, models, sample, 60, 1)[0] > 1.05 * whole
 
 
 def settle(models, x, y_hat, level, rounds=3, previous=None):
