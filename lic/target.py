@@ -50,19 +50,24 @@ def at_least(psnr: float, codec, picture: Image.Image) -> Target:
     return Target(excess, 15.0 / LEVELS, 0.05, False, "no quality gives so many dB: the most are {:.2f}")
 
 
-def encode(codec, picture: Image.Image, effort: int, **goal: float) -> bytes:
-    """The bytes of a .lic file of at most size=... bytes, or bpp=... bits per pixel, or of at least psnr=... dB; one of them.
+def encode(
+    codec, picture: Image.Image, effort: int, *, size: float | None = None, bpp: float | None = None, psnr: float | None = None
+) -> bytes:
+    """The bytes of a .lic file of at most `size` bytes, or `bpp` bits per pixel, or of at least `psnr` dB; one of them is given.
 
     As near to it as 1.4 % or 0.05 dB, in general; LicError if no quality meets it.
     """
-    ((kind, value),) = goal.items()
+    goals = [value for value in (size, bpp, psnr) if value is not None]
+    if len(goals) != 1:
+        raise LicError("ask for one of size, bpp and psnr")
+    (value,) = goals
     if not 0 < value < math.inf:  # a NaN fails too
         raise LicError(f"{value:g} is nothing to aim at")
-    if kind == "psnr":
-        target, named = at_least(value, codec, picture), lambda excess: value + excess
+    if psnr is not None:
+        target, named = at_least(psnr, codec, picture), lambda excess: psnr + excess
     else:
-        size = value if kind == "size" else value * math.prod(picture.size) / 8
-        target, named = at_most(size), lambda excess: size * 2**excess
+        most = size or bpp * math.prod(picture.size) / 8
+        target, named = at_most(most), lambda excess: most * 2**excess
     level = LEVELS // 2
     for spent in sorted({0, effort}):
         tried = _approach(target, lambda level, spent=spent: codec.encode(picture, 100 * level / LEVELS, spent), level, spent == effort)

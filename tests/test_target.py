@@ -65,6 +65,9 @@ def test_what_no_quality_gives_is_told_with_what_the_nearest_gives(codec, sample
     for wrong in (float("nan"), float("inf"), 0.0):
         with pytest.raises(LicError, match="nothing to aim at"):
             target.encode(codec, sample, 0, bpp=wrong)
+    for goals in ({}, {"size": 3000, "psnr": 30.0}):
+        with pytest.raises(LicError, match="one of size, bpp and psnr"):
+            target.encode(codec, sample, 0, **goals)
 
 
 def test_more_than_the_best_takes_is_the_best(codec, sample):
