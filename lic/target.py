@@ -28,7 +28,7 @@ class Target:
     slope: float  # of that by quality level, typically
     near: float  # how much of it is near enough, on the right side
     most: bool  # the right side: True, nothing above 0, or False, nothing below
-    missed: str  # what to say if no quality meets it, with {} for what came nearest
+    missed: Callable[[float], str]  # what to say if no quality meets it, by the excess of what comes nearest
 
     def met(self, excess: float) -> bool:
         return excess <= 0 if self.most else excess >= 0
@@ -36,7 +36,10 @@ class Target:
 
 def at_most(size: float) -> Target:
     """A file of that many bytes."""
-    missed = "no quality gives so few bytes: the fewest are {:.0f}"
+
+    def missed(excess: float) -> str:
+        return f"no quality gives so few bytes: the fewest are {size * 2**excess:.0f}"
+
     return Target(lambda data: math.log2(len(data) / size), 5.0 / LEVELS, 0.02, True, missed)
 
 
@@ -47,7 +50,10 @@ def at_least(psnr: float, codec, picture: Image.Image) -> Target:
     def excess(data: bytes) -> float:
         return min(metrics.psnr(original, image.to_samples(codec.decode(data)).rgb), LOSSLESS) - psnr
 
-    return Target(excess, 15.0 / LEVELS, 0.05, False, "no quality gives so many dB: the most are {:.2f}")
+    def missed(excess: float) -> str:
+        return f"no quality gives so many dB: the most are {psnr + excess:.2f}"
+
+    return Target(excess, 15.0 / LEVELS, 0.05, False, missed)
 
 
 def encode(
@@ -63,18 +69,14 @@ def encode(
     (value,) = goals
     if not 0 < value < math.inf:  # a NaN fails too
         raise LicError(f"{value:g} is nothing to aim at")
-    if psnr is not None:
-        target, named = at_least(psnr, codec, picture), lambda excess: psnr + excess
-    else:
-        most = size or bpp * math.prod(picture.size) / 8
-        target, named = at_most(most), lambda excess: most * 2**excess
+    target = at_least(psnr, codec, picture) if psnr else at_most(size or bpp * math.prod(picture.size) / 8)
     level = LEVELS // 2
     for spent in sorted({0, effort}):
         tried = _approach(target, lambda level, spent=spent: codec.encode(picture, 100 * level / LEVELS, spent), level, spent == effort)
         level = min(tried, key=lambda level: abs(tried[level][0]))
     met = [(abs(excess), -level if target.most else level, data) for level, (excess, data) in tried.items() if target.met(excess)]
     if not met:
-        raise LicError(target.missed.format(named(tried[level][0])))
+        raise LicError(target.missed(tried[level][0]))
     return min(met)[2]
 
 
