@@ -1,14 +1,15 @@
 """What a model takes over from others: from several files, neighbours at their places, a larger one from a smaller one."""
 
 import json
+from dataclasses import asdict
 
 import torch
 from conftest import TINY
-from test_train import SMALL, SMALL_CONFIGS
+from test_train import SMALL, SMALL_CONFIGS, SMALL_ENTROPY
 
 from lic import locate, weights
 from lic.entropy import base
-from lic.entropy.sections import ParallelConfig, Sections
+from lic.entropy.sections import GlobalParallelConfig, ParallelConfig, Sections, SpatiotemporalConfig
 from lic.train import adopt, export, scales, stages
 from lic.train.latents import Pool
 
@@ -55,6 +56,51 @@ def test_sections_take_over_neighbours_at_their_places(searched, tmp_path):
             key = f"entropy.sections.{k}.context.weight"
             assert torch.equal(found[key], as_is[key][:, :begin])
             assert torch.equal(elsewhere[key], as_is[key])  # where sections are others nothing has a place
+
+
+def columns(model, k) -> dict[tuple, torch.Tensor]:
+    """Of the first layer of section k, called by what they are for."""
+    names = [("before", i) for i in range(model.neighbours[k])]
+    for kind in ("latents", "differences")[: 1 + model.looks_back]:
+        if kind == "differences":
+            names += [("between", i) for i in range(2 * model.first[k + 1])]
+        names += [(kind, tap, i) for tap in model.taps[k] for i in range(2 * (model.first[k + 1] - model.first[k]))]
+    return dict(zip(names, model.sections[k].context.weight.T, strict=True))
+
+
+@torch.no_grad()
+def test_a_model_of_sequences_starts_from_one_of_pictures_and_from_its_like(tmp_path):
+    torch.manual_seed(0)
+    config = {"latents": 24, "anchors": 3, "sections": [1, 2], "attention": 1, "hidden": 16} | json.loads(SMALL_ENTROPY)
+    last, *others = Sections(GlobalParallelConfig(**config)), "quarters", "wavefront", "checkerboard"
+    for inside in others:
+        torch.save(
+            {"average": last.state_dict(), "config": {"latents_of": "", "entropy": [
+                "spatiotemporal" if last.looks_back else "global-parallel", asdict(last.config)]}},
+            tmp_path / "e.pt",
+        )  # fmt: skip
+        own = Sections(SpatiotemporalConfig(**config | {"inside": ["eighths", inside]}))
+        adopt.adopt(torch.nn.ModuleDict({"entropy": own}), adopt.parameters([tmp_path / "e.pt"], own))
+        for k in range(2):
+            there = columns(last, k)
+            for name, column in columns(own, k).items():
+                assert torch.equal(column, there.get(name, torch.zeros_like(column))), (inside, k, name)
+        last = own
+
+
+@torch.no_grad()
+def test_before_it_has_seen_any_a_model_of_sequences_knows_what_one_of_pictures_does(tmp_path):
+    torch.manual_seed(0)
+    config = {"latents": 24, "anchors": 3, "sections": [1, 2], "hidden": 16} | json.loads(SMALL_ENTROPY)
+    pictures, sequences = Sections(GlobalParallelConfig(**config)), Sections(SpatiotemporalConfig(**config))
+    path = tmp_path / "e.pt"
+    torch.save(
+        {"average": pictures.state_dict(), "config": {"latents_of": "", "entropy": ["global-parallel", asdict(pictures.config)]}}, path
+    )
+    adopt.adopt(torch.nn.ModuleDict({"entropy": sequences}), adopt.parameters([path], sequences))
+    y, level, z_hat = 3 * torch.randn(2, 24, 8, 12).round(), torch.tensor([0, 4000]), torch.randn(2, 4, 2, 3).round()
+    found, expected = (base.parameters_of(model, z_hat, y, level, torch.zeros_like(y)) for model in (sequences, pictures))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
 @torch.no_grad()

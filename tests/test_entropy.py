@@ -204,18 +204,21 @@ def test_mixtures_through_the_whole_contract():
     assert float((y_dec - rate.y_dec).abs().max()) < 0.05
 
 
-@pytest.mark.parametrize("config", [{"spm": "none"}, {"spm": "wavefront"}, {"tpm": False}, {"tpm": False, "spm": "none"}])
+@pytest.mark.parametrize(
+    "config", [{"inside": "none"}, {"inside": "wavefront"}, {"previous": "still"}, {"sections": [1], "inside": "eighths"}]
+)
 def test_spatiotemporal_without_its_parts(config):
     torch.manual_seed(0)
     architecture, config_class = ENTROPY_MODELS["spatiotemporal"]
-    model = exact.freeze(architecture(config_class(latents=24, anchors=3, **config)).requires_grad_(False).eval())
+    config = {"latents": 24, "anchors": 3, "sections": [1, 2], "attention": 1} | config
+    model = exact.freeze(architecture(config_class(**config)).requires_grad_(False).eval())
     exact.prove(model)
     y_hat = draw(model, 8, 12)
     writer = coders.Writer()
     base.write(model, y_hat, LEVEL, writer, before(model, y_hat))
     assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), before(model, y_hat)).y_hat, y_hat)
-    with pytest.raises(LicError, match="unknown order 'spiral'"):
-        architecture(config_class(spm="spiral"))
+    with pytest.raises(LicError, match="unknown way to look back 'gone'"):
+        architecture(config_class(previous="gone"))
 
 
 def test_rows_round_trip():

@@ -16,7 +16,7 @@ from lic.errors import BadWeights, Corrupt, LicError, MissingWeights, TooLarge, 
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return Codec("tiny", "local", "cpu", TINY)
+    return Codec("tiny", device="cpu", weights_folder=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,11 @@ def test_bad_arguments(codec, film, data):
         with pytest.raises(LicError, match=f"no frame {number}"):
             codec.decode(data, number)
     with pytest.raises(MissingWeights, match="tiny-nonsense"):
-        Codec("tiny", "local", "cpu", TINY, temporal="nonsense").encode_sequence(film)
+        Codec("tiny", device="cpu", weights_folder=TINY, temporal="nonsense").encode_sequence(film)
 
 
 def test_models_of_different_transforms_are_refused(codec, film):
-    mixed = Codec("tiny", "local", "cpu", TINY)
+    mixed = Codec("tiny", device="cpu", weights_folder=TINY)
     mixed.temporal_name = "lite-hyperprior"
     with pytest.raises(BadWeights, match="different transforms"):
         mixed.encode_sequence(film)
@@ -158,7 +158,7 @@ def test_the_command_line_in_processes_of_its_own(codec, film, data, tmp_path, m
     monkeypatch.chdir(tmp_path)
     for k, picture in enumerate(film):
         picture.save(f"in{k}.png")
-    done = lic("encode", *TINY_OPTIONS, "--entropy", "local", "-q", "60", *(f"in{k}.png" for k in range(4)), "film.lic")
+    done = lic("encode", *TINY_OPTIONS, "-q", "60", *(f"in{k}.png" for k in range(4)), "film.lic")
     assert b"130x100, 4 frames" in done.stderr
     assert kinds((tmp_path / "film.lic").read_bytes()) == "IPIP"
     facts = json.loads(lic("info", "--json", "film.lic").stdout)

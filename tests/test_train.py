@@ -12,7 +12,7 @@ from test_cli import lic
 
 from lic import exact, locate, search, weights
 from lic.codec import Codec
-from lic.entropy import ENTROPY_MODELS, base
+from lic.entropy import base, of_pictures
 from lic.entropy.hyperprior import Hyperprior
 from lic.entropy.side import Sizes
 from lic.errors import BadWeights, LicError
@@ -27,6 +27,7 @@ SMALL_CONFIGS = {  # of models that want another one
     "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
     "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 2, "token": 16, "heads": 2},
     "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
+    "spatiotemporal": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 1, "token": 16, "heads": 2},
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     path = locate.by_name("tiny", (TINY,))
     transforms, _ = weights.load(path)
     pools = {pairs: Pool(folder, torch.device("cpu"), batch=2) for pairs, folder in searched.items()}
-    looks_back = ENTROPY_MODELS[entropy_name][0].looks_back
+    looks_back = entropy_name not in of_pictures()
     checkpoint = tmp_path / "e.pt"
     config = SMALL_CONFIGS.get(entropy_name, json.loads(SMALL_ENTROPY))
     options = {"minutes": 0.02, "learning_rate": 1e-3}

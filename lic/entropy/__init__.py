@@ -7,9 +7,8 @@ from .global_reference import GlobalReference, GlobalReferenceConfig
 from .hyperprior import Hyperprior
 from .local import Local, LocalConfig
 from .non_local import NonLocal, NonLocalConfig
-from .sections import CrossChannelConfig, GlobalParallelConfig, ParallelConfig, Sections
+from .sections import CrossChannelConfig, GlobalParallelConfig, ParallelConfig, Sections, SpatiotemporalConfig
 from .side import Sizes
-from .spatiotemporal import Spatiotemporal, SpatiotemporalConfig
 
 ENTROPY_MODELS = {
     "factorized": (Factorized, FactorizedConfig),
@@ -23,5 +22,10 @@ ENTROPY_MODELS = {
     "global-reference": (GlobalReference, GlobalReferenceConfig),
     "entroformer": (Entroformer, EntroformerConfig),
     "entroformer-parallel": (Entroformer, EntroformerParallelConfig),
-    "spatiotemporal": (Spatiotemporal, SpatiotemporalConfig),
+    "spatiotemporal": (Sections, SpatiotemporalConfig),
 }
+
+
+def of_pictures() -> list[str]:
+    """The names of those that do not look back at the frame before."""
+    return [name for name, (_, config) in ENTROPY_MODELS.items() if getattr(config, "previous", "unseen") == "unseen"]

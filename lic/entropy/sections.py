@@ -1,4 +1,4 @@
-"""`parallel`, `global-parallel`, `cross-channel`: sections of channels, one after the other, each in an order of its own.
+"""`parallel`, `global-parallel`, `cross-channel`, `spatiotemporal`: sections of channels, one after the other, each in its own order.
 
 A section sees all positions of earlier sections, and of its own channels the neighbours that its order lets it know:
 
@@ -9,6 +9,7 @@ A section sees all positions of earlier sections, and of its own channels the ne
                      an eighth of the channels and 27 to 58 % of the bits; the others gained less from attention and steps
     cross-channel    the sections of `parallel`, each a wavefront over a causal 5x5 window (Ma et al. 2021); 6 (w + 3 (h - 1))
                      steps
+    spatiotemporal   `global-parallel`, looking back at the frame before (spatiotemporal.py)
 
     z_hat ─ h_s ─► features ───────────────┬───────────────────────────── linear ─► mean, scale ─┐
     y_hat of earlier sections ────────┬────┤                                                     +─► mean, scale
@@ -22,7 +23,7 @@ two layers cannot make a logarithm.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -30,14 +31,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LicError
-from ..exact import ExactLinear, LevelTable, add, leaky, log_size
+from ..exact import FRACTION, ExactLinear, LevelTable, add, is_exact, leaky, log_size, multiply
 from . import base, orders
 from .attention import Block
 from .base import EntropyModel, Head
+from .gaussian import Bounded
 from .side import Hyper, Side, Sizes
+from .spatiotemporal import TemporalPrior
 
 HERE = [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]  # what is seen of earlier sections
-KNOWN = -1  # key of side.memory; sections have theirs
+PREVIOUS = ("unseen", "still", "moving")
+KNOWN, DIFFERENCES = -1, -2  # keys of side.memory; sections have theirs
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class ParallelConfig(Sizes):
     ratio: int = 2  # of the layer in the block
     diamond: int = 3  # reach of relative positions
     window: int = 16  # side of the windows that attention sees, in positions
+    previous: str = "unseen"  # one of PREVIOUS: the frame before; its latents are predicted as they are, or as they follow the motion
 
 
 @dataclass(frozen=True)
@@ -71,21 +76,47 @@ class CrossChannelConfig(ParallelConfig):
     hidden: int = 256
 
 
-class Section(nn.Module):
-    """Corrections to the hyperprior's (mean, t) of one section's channels, from rows of context."""
+@dataclass(frozen=True)
+class SpatiotemporalConfig(GlobalParallelConfig):
+    """The same with other defaults."""
 
-    def __init__(self, inputs: int, channels: int, hidden: int, anchors: int):
+    hidden: int = 256
+    previous: str = "moving"
+
+
+class Section(nn.Module):
+    """Corrections to the hyperprior's (mean, t) of one section's channels, from rows of context; with a share of what is predicted."""
+
+    def __init__(self, inputs: int, channels: int, hidden: int, anchors: int, looks_back: bool = False):
         super().__init__()
         self.context = ExactLinear(inputs, hidden)
         self.level = LevelTable(anchors, hidden)
         self.hidden = ExactLinear(hidden, hidden)
         self.correction = ExactLinear(hidden, 2 * channels)
         nn.init.normal_(self.correction.weight, std=0.1 / hidden**0.5)
+        if looks_back:
+            self.share = ExactLinear(hidden, channels)
+            nn.init.normal_(self.share.weight, std=0.1 / hidden**0.5)
 
-    def forward(self, rows: tuple[Tensor, ...], level: Tensor, fuse: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(B, n, inputs) in pieces -> (B, n, 2 channels). fuse: adds what else is known to the first layer's features (B, n, hidden)."""
+    def forward(
+        self,
+        rows: tuple[Tensor, ...],
+        level: Tensor,
+        fuse: Callable[[Tensor], Tensor] | None = None,
+        predicted: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(B, n, inputs) in pieces -> what to add to mean and t, (B, n, channels) each.
+
+        fuse: adds what else is known to the first layer's features (B, n, hidden). predicted: what there is a share of, (B, n, channels).
+        """
         x = leaky(add(self.context(rows), self.level(level)[:, None]))
-        return self.correction(leaky(self.hidden(fuse(x) if fuse else x)))
+        x = leaky(self.hidden(fuse(x) if fuse else x))
+        mean, t = self.correction(x).chunk(2, -1)
+        if predicted is None:
+            return mean, t
+        share = self.share(x)
+        share = Bounded.apply(share, 0.0, 2.0**FRACTION if is_exact(share) else 1.0)
+        return mean + multiply(share, predicted), t
 
 
 class Attention(nn.Module):
@@ -133,6 +164,10 @@ def _parts(model: "Sections", at: Tensor, h: int, w: int) -> list[Part]:
     return parts
 
 
+def _with_sizes(rows: Tensor) -> Tensor:
+    return torch.cat((rows, log_size(rows)), -1)
+
+
 class Sections(EntropyModel):
     """sum(sections) groups; the steps of one section's order after those of the other."""
 
@@ -146,7 +181,15 @@ class Sections(EntropyModel):
             raise LicError(f"{len(config.sections)} sections cannot have {len(names)} orders")
         names += names[-1:] * (len(config.sections) - len(names))
         self.inside, self.taps = zip(*map(orders.by_name, names), strict=True)
-        self.hyper = Hyper(config)
+        if config.previous not in PREVIOUS:
+            raise LicError(f"unknown way to look back {config.previous!r}; known: {', '.join(PREVIOUS)}")
+        self.looks_back = config.previous != "unseen"
+        self.capturable = not self.looks_back  # nothing in it waits then, but it has not been tried
+        self.temporal = None
+        if config.previous == "moving":
+            self.temporal = TemporalPrior(config.latents)
+            self.searched = slice(-2)  # a vector is right or wrong
+        self.hyper = Hyper(replace(config, latents=(1 + self.looks_back) * config.latents))
         self.head = Head(config.side, config.latents, config.anchors)
         self.section_of = torch.arange(len(config.sections)).repeat_interleave(torch.tensor(config.sections))  # by group
         size = config.latents // self.groups
@@ -155,10 +198,21 @@ class Sections(EntropyModel):
         self.sections, self.attention = nn.ModuleList(), nn.ModuleList()
         for k, taps in enumerate(self.taps):
             begin, end = self.first[k : k + 2]
-            inputs = self.neighbours[k] + 2 * len(taps) * (end - begin)
-            self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors))
+            own = 2 * len(taps) * (end - begin)
+            inputs = self.neighbours[k] + own
+            if self.looks_back:  # what is predicted, and the differences of earlier sections and neighbours
+                inputs += 2 * (end - begin) + 2 * begin + own
+            self.sections.append(Section(inputs, end - begin, config.hidden, config.anchors, self.looks_back))
             if k < config.attention:
                 self.attention.append(Attention(config.side + 2 * end, config))
+
+    def analysis(self, y_hat: Tensor, level: Tensor, previous: Tensor) -> Tensor:
+        z = self.hyper.analysis(torch.cat((y_hat, previous), 1) if self.looks_back else y_hat, level)
+        return torch.cat((z[:, :-2], self.temporal.search(y_hat, previous)), 1) if self.temporal else z
+
+    def side(self, z_hat: Tensor, level: Tensor, previous: Tensor) -> Side:
+        predicted = self.temporal(previous, z_hat[:, -2:]) if self.temporal else previous
+        return Side(self.hyper.synthesis(z_hat), level, predicted if self.looks_back else None)
 
     def order(self, h: int, w: int) -> Tensor:
         steps = [inside(h, w) for inside in self.inside]
@@ -178,35 +232,46 @@ class Sections(EntropyModel):
     def remember(self, side: Side, y_hat: Tensor, at: Tensor) -> None:
         """What is known of the cells `at`, and keys and values of those that are attended to: rows of side.memory."""
         h, w = y_hat.shape[2:]
-        known = self._known(side, y_hat)
+        known = self._known(KNOWN, side, y_hat)
         for k, _, _, _, pieces in _parts(self, at, h, w):
             begin, end = self.first[k : k + 2]
             for here, attended in pieces:
                 rows = y_hat[:, begin:end].flatten(2).transpose(1, 2).index_select(1, here)
-                known[:, here, 2 * begin : 2 * end] = torch.cat((rows, log_size(rows)), -1)
+                known[:, here, 2 * begin : 2 * end] = _with_sizes(rows)
+                if self.looks_back:
+                    rows = add(rows, -side.previous_rows(here, begin, end))
+                    self._known(DIFFERENCES, side, y_hat)[:, here, 2 * begin : 2 * end] = _with_sizes(rows)
                 if k < len(self.attention) and len(attended):
                     latents = known[..., : 2 * end].index_select(1, attended)
                     side.keep(k, attended, self.attention[k].remember((side.rows(attended), latents)))
 
-    def _known(self, side: Side, y_hat: Tensor) -> Tensor:
+    def _known(self, key: int, side: Side, y_hat: Tensor) -> Tensor:
         """Of every position the latents of each section, then their log_size, and after them a row of zeros: (B, h w + 1, 2 M).
 
-        In the dtype of y_hat, whatever autocast makes of the features.
+        By `key` the latents themselves, or by how much they differ from what the frame before says. In the dtype of y_hat,
+        whatever autocast makes of the features.
         """
-        if KNOWN not in side.memory:
+        if key not in side.memory:
             B, M, h, w = y_hat.shape
-            side.memory[KNOWN] = y_hat.new_zeros(B, h * w + 1, 2 * M)
-        return side.memory[KNOWN]
+            side.memory[key] = y_hat.new_zeros(B, h * w + 1, 2 * M)
+        return side.memory[key]
 
     def _predict_section(self, k: int, side: Side, y_hat: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         """Mean and t of all channels of section k at the positions `at`, (B, n, channels) each."""
         begin, end = self.first[k : k + 2]
         h, w = y_hat.shape[2:]
-        order, features, known = self.inside[k](h, w), side.rows(at), self._known(side, y_hat)
-        earlier = orders.gather_rows(known[..., : 2 * begin], at, HERE, h, w)
-        own = orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order)
-        fuse = None
+        order, features = self.inside[k](h, w), side.rows(at)
+
+        def context(key: int, taps: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:  # of earlier sections, and of its own
+            known = self._known(key, side, y_hat)
+            earlier = orders.gather_rows(known[..., : 2 * begin], at, taps, h, w)
+            return earlier, orders.gather_rows(known[..., 2 * begin : 2 * end], at, self.taps[k], h, w, order)
+
+        rows, predicted, fuse = (features, *context(KNOWN, HERE)), None, None
+        if self.looks_back:
+            predicted = side.previous_rows(at, begin, end)
+            rows += _with_sizes(predicted), *context(DIFFERENCES, HERE[:1])
         if k < len(self.attention):
             fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order)
-        correction = self.sections[k]((features, earlier, own), side.level, fuse).chunk(2, -1)
+        correction = self.sections[k](rows, side.level, fuse, predicted)
         return tuple(map(torch.add, self.head(features, side.level, slice(begin, end)), correction))

@@ -28,9 +28,17 @@ class Side:
         """The features of the positions `at`, (n,) int64: (B, n, S)."""
         return self._by_position.index_select(1, at)
 
+    def previous_rows(self, at: Tensor, begin: int, end: int) -> Tensor:
+        """Likewise, what the frame before says of the latents begin .. end - 1: (B, n, end - begin)."""
+        return self._previous_by_position[..., begin:end].index_select(1, at)
+
     @cached_property
     def _by_position(self) -> Tensor:
         return self.features.flatten(2).transpose(1, 2).contiguous()  # once, not at every step
+
+    @cached_property
+    def _previous_by_position(self) -> Tensor:
+        return self.previous.flatten(2).transpose(1, 2).contiguous()
 
     def kept(self, key: int, width: int, groups: int = 1, dtype: torch.dtype | None = None) -> Tensor:
         """memory[key], a row for every cell, zeros where nothing was kept yet: (B, groups h w, width), to be written to."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import coders, container, locate, weights
-from ..entropy import ENTROPY_MODELS, base
+from ..entropy import base, of_pictures
 from ..errors import LicError
 from . import ours, report
 from .machine import described, timed
@@ -27,7 +27,7 @@ REPEATS = 3  # of times, the best counts
 
 def available(model: str) -> list[str]:
     """All models of pictures that there are for the transforms `model`, `hyperprior` first."""
-    known = [f"{model}-{name}" for name, (entropy, _) in ENTROPY_MODELS.items() if not entropy.looks_back]
+    known = [f"{model}-{name}" for name in of_pictures()]
     return sorted(set(known) & set(locate.names()), key=lambda name: (name != f"{model}-hyperprior", known.index(name)))
 
 

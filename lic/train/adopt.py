@@ -68,12 +68,19 @@ def _at_their_places(own: Sections, other: Sections, there: dict[str, Tensor]) -
     for k, (section, begin) in enumerate(zip(own.sections, own.neighbours, strict=True)):
         key, size = f"entropy.sections.{k}.context.weight", 2 * (own.first[k + 1] - own.first[k])
         theirs = there[key]
-        moved[key] = theirs.new_zeros(len(theirs), section.context.weight.shape[1])
-        moved[key][:, :begin] = theirs[:, :begin]
-        columns = dict(zip(other.taps[k], theirs[:, begin:].split(size, 1), strict=False))  # no taps: one empty piece
-        for tap, place in zip(own.taps[k], moved[key][:, begin:].split(size, 1), strict=False):
-            if tap in columns:
-                place.copy_(columns[tap])
+        mine = moved[key] = theirs.new_zeros(len(theirs), section.context.weight.shape[1])
+        before = begin  # columns before those of neighbours: first of latents, then of differences
+        for _ in range(1 + (own.looks_back and other.looks_back)):
+            (head, *places, mine), (other_head, *columns, theirs) = (
+                matrix.split([before, *[size] * len(model.taps[k]), matrix.shape[1] - before - size * len(model.taps[k])], 1)
+                for matrix, model in ((mine, own), (theirs, other))
+            )
+            head.copy_(other_head)
+            known = dict(zip(other.taps[k], columns, strict=True))
+            for tap, place in zip(own.taps[k], places, strict=True):
+                if tap in known:
+                    place.copy_(known[tap])
+            before = 2 * own.first[k + 1]
     return moved
 
 

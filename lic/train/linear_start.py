@@ -92,8 +92,8 @@ def initialise_motion(transforms: PatchTransforms, entropy: EntropyModel, pool: 
         ridge = 1e-4 * a.square().sum(0).mean() * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
         return torch.linalg.solve(a.T @ a + ridge, a.T @ b).T.float()
 
-    entropy.picture.weight.copy_(fit(y, p))
-    entropy.change.weight.copy_(fit(p, y))
+    entropy.temporal.picture.weight.copy_(fit(y, p))
+    entropy.temporal.change.weight.copy_(fit(p, y))
     N = entropy.hyper.up1.weight.shape[1]
     entropy.hyper.up1.weight[:, N - 2 :] = 0  # what an adopted hyperprior knows of these channels is not motion
     values = entropy.hyper.prior.values.view(-1, 2, N)

@@ -98,7 +98,7 @@ def train_entropy(
         linear_start.start_entropy(entropy, pool)
         there = adopt.parameters(start, entropy)
         adopt.adopt(nn.ModuleDict({"entropy": entropy}), there)
-        if hasattr(entropy, "picture") and "entropy.picture.weight" not in there:  # motion, of which a model of pictures knows nothing
+        if getattr(entropy, "temporal", None) and "entropy.temporal.picture.weight" not in there:  # a model of pictures knows no motion
             linear_start.initialise_motion(transforms, entropy, pool)
 
     for key, parameter in entropy.named_parameters():
