@@ -188,7 +188,8 @@ class NonLocal(EntropyModel):
             fuse = partial(self.references[g], estimate=estimate, quality=quality)
         context = torch.cat((features, self._context(g, latents, at, *steps.shape)), -1)
         prior = self.head(features, side.level, slice(g * self.size, (g + 1) * self.size))
-        return torch.cat(prior, -1) + self.sections[g](context, side.level, fuse)
+        correction = self.sections[g]((context,), side.level, fuse)
+        return torch.cat([*map(torch.add, prior, correction)], -1)
 
     def _proxies(self, g: int, y_hat: Tensor, at: Tensor) -> Tensor:
         """What groups 0 .. g tell group g + 1 of the positions `at`: (B, n, proxy). Nothing after the last, which serves group 0."""
