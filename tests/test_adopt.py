@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import pytest
 import torch
 from conftest import TINY
 from test_train import SMALL, SMALL_CONFIGS, SMALL_ENTROPY
@@ -12,6 +13,12 @@ from lic.entropy import base
 from lic.entropy.sections import GlobalParallelConfig, ParallelConfig, Sections, SpatiotemporalConfig
 from lic.train import adopt, export, scales, stages
 from lic.train.latents import Pool
+
+
+@pytest.fixture(autouse=True)
+def few_crops(monkeypatch):
+    """How good the linear start is does not matter here."""
+    monkeypatch.setattr(stages, "FIT_CROPS", 64)
 
 
 def test_training_goes_on_from_several_files(folder, tmp_path):

@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from command import lic
 from conftest import TINY, alike
 from PIL import Image
-from test_cli import TINY_OPTIONS, lic, pixels
+from test_cli import TINY_OPTIONS, pixels
 
 from lic import container
 from lic.codec import Codec

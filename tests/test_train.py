@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from command import lic
 from conftest import DATA, TINY
 from PIL import Image
-from test_cli import lic
 
 from lic import exact, locate, search, weights
 from lic.codec import Codec
@@ -41,7 +41,7 @@ def test_train_resume_export_code(folder, tmp_path, monkeypatch):
     small = ("--config", SMALL, "--entropy-config", SMALL_ENTROPY)
     first = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.001", *small, *options).stdout)
     steps = torch.load("t.pt", weights_only=True)["step"]
-    second = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.25", *small, *options).stdout)
+    second = held_out_losses(lic("train", "transforms", folder, "--out", "t.pt", "--minutes", "0.12", *small, *options).stdout)
     assert torch.load("t.pt", weights_only=True)["step"] > steps > 0
     assert second[-1] < first[-1]
     exported = lic("train", "export", "t.pt", "--name", "small", "--folder", "w").stdout.decode().split()
@@ -76,10 +76,10 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
 
 
 def test_train_latents_and_entropy_by_command(folder, tmp_path):
-    threads = ("--threads", "1")
-    lic("train", "latents", folder, "--entropy", "hyperprior", "--out", tmp_path / "l", "--count", "8", "--crop", "64", *threads)
+    threads, few = ("--threads", "1"), ("--count", "8", "--crop", "64")
+    lic("train", "latents", folder, "--model", "lite", "--entropy", "hyperprior", "--out", tmp_path / "l", *few, *threads)
     common = ("train", "entropy", "hyperprior", tmp_path / "l", "--minutes", "0.03", "--batch", "2", *threads)
-    start = ("--start", locate.by_name("base-hyperprior"), "--learning-rate", "1e-5")
+    start = ("--start", locate.by_name("lite-hyperprior"), "--learning-rate", "1e-5")
     trained = held_out_losses(lic(*common, "--out", tmp_path / "t.pt", *start).stdout)
     raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing

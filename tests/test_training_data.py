@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
+from command import lic
 from PIL import Image
-from test_cli import lic
 
 from lic.train import data, graphics, pairs
 
