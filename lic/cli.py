@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from . import __version__, batch, container, files, locate, workshop
+from . import __version__, batch, container, files, locate, startup, workshop
 from .batch import shown
 from .defaults import ENTROPY, GOP, MODEL, TEMPORAL
 from .errors import LicError, MissingWeights
@@ -67,7 +67,7 @@ def _codec(device: str, threads: int | None, max_pixels: int, **options):
 
     @cache
     def codec():
-        import torch
+        torch = startup.import_torch()
 
         from .codec import Codec
 

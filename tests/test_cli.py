@@ -127,6 +127,22 @@ def test_help_version_and_info_do_not_import_torch():
     subprocess.run([sys.executable, "-c", quick], check=True)
 
 
+def test_the_command_leaves_for_later_what_only_compilers_want():
+    script = """
+import sys
+from lic import cli, startup
+torch = startup.import_torch()
+assert "torch._refs" not in sys.modules and startup.LATER not in sys.modules
+assert cli._codec("cpu", 1, 10**6, weights_folder=sys.argv[1])().decode(open(sys.argv[2], "rb").read()).size == (127, 100)
+assert "torch._refs" not in sys.modules
+from torch import _meta_registrations
+assert _meta_registrations.__file__ and "torch._refs" in sys.modules
+assert torch.logdet(torch.ones(2, 3, 3, device="meta")).shape == (2,)
+assert startup.import_torch() is torch and startup.LATER in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script, str(TINY), str(GOLDEN)], check=True)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
