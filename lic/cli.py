@@ -22,7 +22,7 @@ from . import __version__, batch, container, files, locate, startup, workshop
 from .batch import shown
 from .defaults import ENTROPY, GOP, MODEL, TEMPORAL
 from .errors import LicError, MissingWeights
-from .options import device_option, effort_option, goal_options, pixels_option, quiet_option, threads_option, weights_option
+from .options import device_option, effort_option, goal_options, keep_option, pixels_option, quiet_option, threads_option, weights_option
 
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
@@ -101,22 +101,23 @@ def _is_other(target: Path) -> bool:
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model; see README.")
 @click.option("--temporal", default=TEMPORAL, show_default=True, metavar="NAME", help="Entropy model of predicted frames.")
 @click.option("--gop", type=click.IntRange(1), default=GOP, show_default=True, metavar="N", help="One frame in N, at least, stands alone.")
+@keep_option
 @weights_option
 @device_option
 @threads_option
 @pixels_option
 @quiet_option
-def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, **options):
+def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, keep, **options):
     """Compress an image file that Pillow can read into a .lic file; with -O, many, each into one of its own.
 
     The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
-    loss); other metadata is not stored.
+    loss); other metadata is only stored if --keep asks for it.
 
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. Durations and loops of an animation are not stored.
     """
-    models = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder}
-    work = partial(_encode, _codec(device, threads, max_pixels, **models), max_pixels=max_pixels, **options)
+    what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep}
+    work = partial(_encode, _codec(device, threads, max_pixels, **what), max_pixels=max_pixels, **options)
     if into:
         return batch.run(work, batch.outputs(names, into, ".lic"), skip, replace)
     *sources, target = names
@@ -184,6 +185,8 @@ def _pictures(first, left: deque[Path], max_pixels: int):
 def decode(names, into, skip, replace, extension, number, weights_folder, device, threads, max_pixels):
     """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP; with -O, many, each into one of its own.
 
+    EXIF and XMP data that it holds go to PNG and WebP only.
+
     Of a sequence, OUT is a folder for all frames (0001.png, 0002.png, ...), or an image file for one --frame.
     """
     extension = f".{extension}" if extension else None
@@ -243,6 +246,7 @@ def info(source, as_json):
         "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
         "payload_bytes": sum(len(frame.payload) for frame in frames),
         "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": len(header.alpha or b""),
+        "exif_bytes": len(header.exif or b""), "xmp_bytes": len(header.xmp or b""),
         "format_version": container.VERSION, "frames": len(frames),
     }  # fmt: skip
     if header.predicted_by:

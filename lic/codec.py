@@ -11,7 +11,7 @@ A frame of a sequence is coded like a picture, by an entropy model that also kno
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Codec:
     a file names the ones to decode with.
     device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
+    keep: the metadata that files of pictures hold, "exif", "xmp" or both.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
 
@@ -50,11 +51,15 @@ class Codec:
         weights_folder: Path | None = None,
         max_pixels: int = container.MAX_PIXELS,
         temporal: str = TEMPORAL,
+        keep: Collection[str] = (),
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = weights.device_of(device)
         self.folders = ((Path(weights_folder),) if weights_folder else ()) + locate.FOLDERS
         self.max_pixels = max_pixels
+        if strange := set(keep) - set(container.METADATA):
+            raise LicError(f"keep: no metadata are called {sorted(strange)[0]!r}")
+        self.keep = frozenset(keep)
         self.seconds: dict[str, float] = {}
 
     @property
@@ -70,7 +75,7 @@ class Codec:
         quality: 0 (smallest) .. 100 (best). effort: 0 .. 9, how long to look for better integers (see search.py).
         """
         self.seconds = {}
-        rgb, alpha, profile = self._samples(picture)
+        rgb, alpha, profile, *metadata = self._samples(picture)
         height, width, _ = rgb.shape
         level = _level(quality)
         models = self._load(self.path)
@@ -79,7 +84,7 @@ class Codec:
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
         alpha = None if alpha is None else image.pack_alpha(alpha)
-        return container.pack(Header(width, height, models.fingerprint, level, profile, alpha=alpha), [frame])
+        return container.pack(Header(width, height, models.fingerprint, level, profile, None, alpha, *metadata), [frame])
 
     @torch.no_grad()
     def decode(self, data: bytes, number: int | None = None) -> Image.Image:
@@ -112,10 +117,12 @@ class Codec:
             raise LicError(f"gop must be 1 or more, not {gop}")
         intra, temporal = self._load(self.path), self._load(locate.by_name(self.temporal_name, self.folders))
         _check_pair(intra, temporal)
+        if self.keep:
+            raise Unsupported("metadata are kept of pictures only, not of sequences")
         header, frames, y_hat, since_intra = None, [], None, 0
         for number, picture in enumerate(pictures, 1):
             try:
-                rgb, alpha, profile = self._samples(picture)
+                rgb, alpha, profile, *_ = self._samples(picture)
                 if alpha is not None:
                     raise Unsupported("transparency (alpha) is not supported in sequences yet")
             except LicError as error:
@@ -208,11 +215,11 @@ class Codec:
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
         alpha = None if header.alpha is None else image.unpack_alpha(header.alpha, header.width, header.height)
-        return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile))
+        return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile, header.exif, header.xmp))
 
     def _samples(self, picture: Image.Image) -> Samples:
         container.check_size(*picture.size, self.max_pixels)
-        return image.to_samples(picture)
+        return image.to_samples(picture)._replace(**dict.fromkeys(set(container.METADATA) - self.keep))
 
     def _levels(self, level: int) -> Tensor:
         return torch.tensor([level], device=self.device)

@@ -2,8 +2,8 @@
 
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
     version      1    02
-    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bit 2: an alpha channel follows, too,
-                      not in a sequence; all other bits are 0
+    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bits 2, 3, 4: an alpha channel, EXIF
+                      data, XMP data follow, too, none of them in a sequence; all other bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
@@ -11,6 +11,8 @@
     symbols      2    checksum of the decoded latents, little-endian (see `checksum_of`); not in a sequence
     [profile     v+n  length in bytes, then the ICC profile, zlib-compressed]
     [alpha       v+n  length in bytes, then the opacity of all pixels as a file of its own, a grey PNG or lossless WebP]
+    [EXIF        v+n  length in bytes, then the data, zlib-compressed]
+    [XMP         v+n  likewise]
     payload      n    the range coder's bytes, up to the crc; in a sequence, what follows below
     crc          4    CRC-32 (zlib) of everything before it, little-endian
 
@@ -38,10 +40,11 @@ MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
-FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA = 1, 2, 4
+FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP = (1 << bit for bit in range(5))
+METADATA = ("exif", "xmp")  # what a picture's file may hold besides, as Pillow calls it
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
-MAX_PROFILE = 2**24  # bytes of an ICC profile, decompressed
+MAX_DEFLATED = 2**24  # bytes of an ICC profile, EXIF or XMP data, decompressed
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Header:
     level: int  # 0..LEVELS
     profile: bytes | None = None  # ICC profile, as it came
     predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
-    alpha: bytes | None = None  # image file of the opacity; not of a sequence
+    alpha: bytes | None = None  # image file of the opacity; not of a sequence, like the following
+    exif: bytes | None = None  # as it came, but for the orientation, which has been applied
+    xmp: bytes | None = None  # likewise
 
     @property
     def quality(self) -> float:
@@ -123,20 +128,21 @@ class _Cursor:
 
 def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
-    sections = {FLAG_PROFILE: header.profile, FLAG_SEQUENCE: header.predicted_by, FLAG_ALPHA: header.alpha}
-    flags = sum(flag for flag, there in sections.items() if there)
+    sections = (header.profile, header.predicted_by, header.alpha, header.exif, header.xmp)
+    flags = sum(1 << bit for bit, there in enumerate(sections) if there)
     parts = [MAGIC, bytes([VERSION, flags])]
     parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
     if not header.predicted_by:
         (frame,) = frames
         parts += [frame.symbols.to_bytes(2, "little")]
     if header.profile:
-        if len(header.profile) > MAX_PROFILE:
-            raise LicError(f"ICC profile of {len(header.profile)} bytes is over the limit of {MAX_PROFILE}")
-        profile = zlib.compress(header.profile, 9)
-        parts += [_varint(len(profile)), profile]
+        parts += _deflated(header.profile, "ICC profile")
     if header.alpha:
         parts += [_varint(len(header.alpha)), header.alpha]
+    if header.exif:
+        parts += _deflated(header.exif, "EXIF data")
+    if header.xmp:
+        parts += _deflated(header.xmp, "XMP data")
     if header.predicted_by:
         parts += [header.predicted_by, _varint(len(frames))]
         for frame in frames:
@@ -156,7 +162,8 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     version, flags = cursor.take(2, "header")
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
-    if flags not in (0, FLAG_PROFILE, FLAG_SEQUENCE, FLAG_PROFILE | FLAG_SEQUENCE, FLAG_ALPHA, FLAG_PROFILE | FLAG_ALPHA):
+    sequence = flags & FLAG_SEQUENCE
+    if flags & ~(FLAG_PROFILE | (FLAG_SEQUENCE if sequence else FLAG_ALPHA | FLAG_EXIF | FLAG_XMP)):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -168,17 +175,15 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     level = cursor.varint("quality")
     if level > LEVELS:
         raise Corrupt("damaged: quality out of range")
-    sequence = flags & FLAG_SEQUENCE
     symbols = None if sequence else cursor.symbols()
-    profile = alpha = None
-    if flags & FLAG_PROFILE:
-        profile = _inflate(cursor.take(cursor.varint("profile"), "profile"))
-    if flags & FLAG_ALPHA:
-        alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel")
-    if not sequence:
-        return Header(width, height, weights, level, profile, alpha=alpha), [Frame(symbols, cursor.rest())]
-    predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
-    return Header(width, height, weights, level, profile, predicted_by), _frames(cursor)
+    profile = _inflated(cursor, "ICC profile") if flags & FLAG_PROFILE else None
+    if sequence:
+        predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
+        return Header(width, height, weights, level, profile, predicted_by), _frames(cursor)
+    alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel") if flags & FLAG_ALPHA else None
+    exif = _inflated(cursor, "EXIF data") if flags & FLAG_EXIF else None
+    xmp = _inflated(cursor, "XMP data") if flags & FLAG_XMP else None
+    return Header(width, height, weights, level, profile, None, alpha, exif, xmp), [Frame(symbols, cursor.rest())]
 
 
 def _frames(cursor: _Cursor) -> list[Frame]:
@@ -194,12 +199,20 @@ def _frames(cursor: _Cursor) -> list[Frame]:
     return frames
 
 
-def _inflate(data: bytes) -> bytes:
+def _deflated(data: bytes, what: str) -> list[bytes]:
+    if len(data) > MAX_DEFLATED:
+        raise LicError(f"{what} of {len(data)} bytes is over the limit of {MAX_DEFLATED}")
+    deflated = zlib.compress(data, 9)
+    return [_varint(len(deflated)), deflated]
+
+
+def _inflated(cursor: _Cursor, what: str) -> bytes:
+    deflated = cursor.take(cursor.varint(what), what)
     decompressor = zlib.decompressobj()
     try:
-        profile = decompressor.decompress(data, MAX_PROFILE)
+        data = decompressor.decompress(deflated, MAX_DEFLATED)
     except zlib.error as error:
-        raise Corrupt("damaged: ICC profile") from error
-    if not decompressor.eof or decompressor.unused_data or not profile:
-        raise Corrupt("damaged: ICC profile")
-    return profile
+        raise Corrupt(f"damaged: {what}") from error
+    if not decompressor.eof or decompressor.unused_data or not data:
+        raise Corrupt(f"damaged: {what}")
+    return data

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from .container import MAX_PIXELS, check_size
+from .container import MAX_PIXELS, METADATA, check_size
 from .errors import Corrupt, LicError, Unsupported
 
 # what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
@@ -18,6 +19,7 @@ _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
 }  # fmt: skip
+DESCRIPTIVE = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, 34665, 34853}  # of TIFF: no tag that says how pixels are stored
 
 
 @contextmanager
@@ -93,6 +95,8 @@ class Samples(NamedTuple):
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None  # opacity, (H, W) uint8, unless all is opaque
     profile: bytes | None  # ICC
+    exif: bytes | None = None
+    xmp: bytes | None = None
 
 
 def to_samples(image: Image.Image) -> Samples:
@@ -107,6 +111,7 @@ def to_samples(image: Image.Image) -> Samples:
         raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not supported yet")
     with _reading("the image"):
         _refuse_deep(image)
+        exif = _exif_of_tiff(image) if image.format == "TIFF" else None
         if image.has_transparency_data:
             image = image.convert("RGBA")
         profile = image.info.get("icc_profile") or None
@@ -118,7 +123,18 @@ def to_samples(image: Image.Image) -> Samples:
         if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
             alpha = np.asarray(image.getchannel("A"))
             rgb = _filled(rgb, alpha)
-        return Samples(rgb, alpha, profile)
+        exif, xmp = exif or image.info.get("exif"), image.info.get("xmp")  # as they are now: not turned any more
+        return Samples(rgb, alpha, profile, exif or None, xmp or None)
+
+
+def _exif_of_tiff(image: Image.Image) -> bytes | None:
+    """Such a file's own tags are its EXIF data."""
+    with suppress(Exception):  # see _reading: they are not needed to read the pixels
+        exif = Image.Exif()
+        exif.load(image.getexif().tobytes())
+        for tag in set(exif) - DESCRIPTIVE:
+            del exif[tag]
+        return exif.tobytes() if exif else None
 
 
 def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -141,10 +157,9 @@ def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def from_samples(samples: Samples) -> Image.Image:
     """The inverse of to_samples."""
-    rgb, alpha, profile = samples
+    rgb, alpha, *rest = samples
     image = Image.fromarray(rgb if alpha is None else np.dstack((rgb, alpha)))
-    if profile:
-        image.info["icc_profile"] = profile
+    image.info |= {name: data for name, data in zip(("icc_profile", *METADATA), rest, strict=True) if data}
     return image
 
 
@@ -176,7 +191,7 @@ def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
 
 
 def to_bytes(image: Image.Image, format: str) -> bytes:
-    """A Pillow image -> the bytes of a lossless image file in a format of Pillow's."""
+    """A Pillow image -> the bytes of a lossless image file in a format of Pillow's; metadata in PNG and WebP only."""
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     if image.mode == "RGBA" and format in ("PPM", "BMP"):
         raise LicError(f"{format} cannot hold this image's transparency; decode to PNG")
@@ -184,8 +199,13 @@ def to_bytes(image: Image.Image, format: str) -> bytes:
         if format in ("PPM", "BMP"):
             raise LicError(f"{format} cannot hold this image's ICC profile; decode to PNG")
         options["icc_profile"] = profile
+    if format in ("PNG", "WEBP"):
+        options |= {name: image.info[name] for name in METADATA if name in image.info}
     out = io.BytesIO()
     try:
+        if format == "PNG" and "xmp" in options:
+            options["pnginfo"] = PngInfo()
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode())
         image.save(out, format, **options)
     except (OSError, ValueError) as error:  # WebP ends at 16383 pixels a side, say
         raise LicError(f"cannot write {format}: {error}") from error

@@ -18,6 +18,9 @@ pixels_option = click.option("--max-pixels", type=click.IntRange(1), default=con
                              help="Refuse larger images.")  # fmt: skip
 weights_option = click.option("--weights", "weights_folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
                               help="Folder of further weights files.")  # fmt: skip
+_KEEP = {"none": ()} | {name: (name,) for name in container.METADATA} | {"all": container.METADATA}
+keep_option = click.option("--keep", type=click.Choice(list(_KEEP)), default="none", show_default=True,
+                           callback=lambda context, option, name: _KEEP[name], help="Metadata of a picture to store.")  # fmt: skip
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 

@@ -1,7 +1,7 @@
 """`import lic.pillow`, and Pillow opens and saves .lic files like any other format.
 
 Image.open("photo.lic")                                   header only; torch is loaded when pixels are asked for
-image.save("photo.lic", quality=75, effort=2)             icc_profile=…, else that of the image
+image.save("photo.lic", quality=75, effort=2)             icc_profile=…, else that of the image; exif=…, xmp=…, else none
 images[0].save("film.lic", save_all=True, append_images=images[1:])
 """
 
@@ -10,6 +10,7 @@ from functools import cache
 from PIL import Image, ImageFile
 
 from . import container
+from .container import METADATA
 from .defaults import EFFORT, QUALITY
 from .errors import LicError
 
@@ -17,10 +18,10 @@ FORMAT = "LIC"
 
 
 @cache
-def _codec():
+def _codec(*keep: str):
     from .codec import Codec
 
-    return Codec()
+    return Codec(keep=keep)
 
 
 class LicImageFile(ImageFile.ImageFile):
@@ -35,7 +36,8 @@ class LicImageFile(ImageFile.ImageFile):
         except LicError as error:
             raise SyntaxError(str(error)) from error  # what Pillow expects of files that are not for this format
         self._size, self._mode = (header.width, header.height), "RGBA" if header.alpha else "RGB"
-        self.info |= {"quality": header.quality} | ({"icc_profile": header.profile} if header.profile else {})
+        held = {"icc_profile": header.profile, "exif": header.exif, "xmp": header.xmp}
+        self.info |= {"quality": header.quality} | {name: data for name, data in held.items() if data}
         self.n_frames, self.is_animated, self._at = len(frames), len(frames) > 1, 0
 
     def seek(self, frame: int) -> None:
@@ -66,12 +68,16 @@ def _save(image: Image.Image, file, name, every: bool = False) -> None:
     options = image.encoderinfo
     quality, effort = options.get("quality", QUALITY), options.get("effort", EFFORT)
     pictures = [image, *(options.get("append_images", ()) if every else ())]
-    if "icc_profile" in options:
+    given = {name: options[name] for name in ("icc_profile", *METADATA) if name in options}
+    if isinstance(given.get("exif"), Image.Exif):
+        given["exif"] = given["exif"].tobytes()
+    if given:
         pictures = [picture.copy() for picture in pictures]
         for picture in pictures:
-            picture.info["icc_profile"] = options["icc_profile"]
+            picture.info |= given
+    codec = _codec(*(name for name in METADATA if given.get(name)))
     try:
-        coded = _codec().encode_sequence(pictures, quality, effort) if len(pictures) > 1 else _codec().encode(pictures[0], quality, effort)
+        coded = codec.encode_sequence(pictures, quality, effort) if len(pictures) > 1 else codec.encode(pictures[0], quality, effort)
     except LicError as error:
         raise ValueError(str(error)) from error
     file.write(coded)

@@ -112,6 +112,20 @@ def test_info_needs_no_weights_and_no_decoding():
     assert "not installed" in text
 
 
+def test_metadata_travel_if_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    Image.open(SMALLER).save(tmp_path / "x.jpg", exif=exif, xmp=b"<x/>")
+    for keep in ("none", "all", "exif"):
+        lic("encode", *TINY_OPTIONS, "-e", "0", "--keep", keep, tmp_path / "x.jpg", tmp_path / "x.lic")
+        facts = json.loads(lic("info", "--json", tmp_path / "x.lic").stdout)
+        assert [facts["exif_bytes"] > 0, facts["xmp_bytes"]] == [keep != "none", 4 if keep == "all" else 0]
+        lic("decode", "--weights", TINY, tmp_path / "x.lic", tmp_path / "x.png")
+        with Image.open(tmp_path / "x.png") as picture:
+            assert dict(picture.getexif()) == ({} if keep == "none" else dict(exif))
+            assert picture.info.get("xmp") == (b"<x/>" if keep == "all" else None)
+
+
 def test_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "lic", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == lic("--version").stdout.decode()

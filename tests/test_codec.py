@@ -135,6 +135,21 @@ def test_profile_travels(tiny, sample):
     assert tiny.decode(tiny.encode(picture, 10)).info["icc_profile"] == picture.info["icc_profile"]
 
 
+def test_metadata_are_kept_if_asked_for(sample):
+    picture = sample.crop((0, 0, 64, 64))
+    plain = picture.copy()
+    picture.info |= {"exif": b"bytes are", "xmp": b"bytes"}
+    for keep in ((), ("exif",), ("exif", "xmp")):
+        codec = Codec("tiny", "hyperprior", "cpu", TINY, keep=keep)
+        data = codec.encode(picture, 10)
+        assert codec.decode(data).info == {name: picture.info[name] for name in keep}
+        assert (data == codec.encode(plain, 10)) == (not keep)
+    with pytest.raises(Unsupported, match="metadata"):
+        codec.encode_sequence([picture, picture])
+    with pytest.raises(LicError, match="'gps'"):
+        Codec(keep=("exif", "gps"))
+
+
 def test_shipped_weights_through_the_api(sample):
     sizes, qualities = [], []
     for quality in (0, 25, 50, 75, 100):

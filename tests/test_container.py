@@ -53,10 +53,19 @@ def test_alpha_is_stored_as_it_is():
     assert unpack(pack(both, [FRAME])) == (both, [FRAME])
 
 
+def test_metadata_are_stored_behind_the_alpha_channel():
+    data = pack(WITH_METADATA, [FRAME])
+    exif, xmp = (bytes([len(x)]) + x for x in (zlib.compress(b"exif", 9), zlib.compress(b"xmp", 9)))
+    assert data[:-4] == bytes.fromhex("8a4c4943 02 1c 03 05") + b"abcd" + bytes.fromhex("01 efbe 05") + b"alpha" + exif + xmp + b"payload"
+    assert unpack(data) == (WITH_METADATA, [FRAME])
+
+
+WITH_METADATA = Header(3, 5, b"abcd", 1, alpha=b"alpha", exif=b"exif", xmp=b"xmp")
 WITH_ALPHA = pack(Header(3, 5, b"abcd", 1, b"icc", alpha=b"alpha"), [FRAME])
+METADATA = pack(WITH_METADATA, [FRAME])
 
 
-@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, GOLDEN_SEQUENCE])
+@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, METADATA, GOLDEN_SEQUENCE])
 def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data):
     for length in range(len(data)):
         with pytest.raises(LicError):
@@ -79,7 +88,12 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (GOLDEN[:5], Corrupt, "truncated"),
         (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
         (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
+        (GOLDEN[:5] + b"\x20" + GOLDEN[6:], Unsupported, "unknown flags 0x20"),
         (GOLDEN[:5] + b"\x06" + GOLDEN[6:], Unsupported, "unknown flags 0x06"),
+        (GOLDEN[:5] + b"\x0a" + GOLDEN[6:], Unsupported, "unknown flags 0x0a"),
+        (GOLDEN[:5] + b"\x12" + GOLDEN[6:], Unsupported, "unknown flags 0x12"),
+        (sealed(b"\x8aLIC\x02\x08\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its EXIF data"),
+        (sealed(b"\x8aLIC\x02\x10\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "damaged: XMP data"),
         (sealed(b"\x8aLIC\x02\x04\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its alpha channel"),
         (GOLDEN + b"\0", Corrupt, "checksum"),
         (sealed(b"\x8aLIC\x02\x00"), Corrupt, "width"),
@@ -95,7 +109,7 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (sealed(SEQUENCE_START + b"\x01\x04ss1"), Corrupt, "truncated in its frames"),
         (sealed(SEQUENCE_START + b"\x02\x02ss1\x01s"), Corrupt, "truncated in its checksum"),
         (sealed(SEQUENCE_START + b"\x01\x02ss12"), Corrupt, "left over"),
-        (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its profile"),
+        (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its ICC profile"),
         (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "ICC profile"),
         (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x08" + zlib.compress(b"")), Corrupt, "ICC profile"),
     ],
@@ -106,12 +120,12 @@ def test_each_check_has_its_own_error(data, error, words):
 
 
 def test_profile_bomb_is_refused():
-    bomb = zlib.compress(bytes(container.MAX_PROFILE + 1), 9)
+    bomb = zlib.compress(bytes(container.MAX_DEFLATED + 1), 9)
     body = b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00" + container._varint(len(bomb)) + bomb
     with pytest.raises(Corrupt, match="ICC profile"):
         unpack(sealed(body))
     with pytest.raises(LicError, match="over the limit"):
-        pack(Header(1, 1, b"abcd", 0, bytes(container.MAX_PROFILE + 1)), [FRAME])
+        pack(Header(1, 1, b"abcd", 0, bytes(container.MAX_DEFLATED + 1)), [FRAME])
 
 
 def test_size_limit():

@@ -20,16 +20,16 @@ def saved(picture, format, **options) -> bytes:
 
 
 def test_rgb_is_untouched():
-    samples, alpha, profile = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG")))
+    samples, alpha, *metadata = image.to_samples(image.open_bytes(saved(Image.fromarray(RGB), "PNG")))
     assert np.array_equal(samples, RGB)
     assert alpha is None
-    assert profile is None
+    assert metadata == [None, None, None]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_modes_that_convert_without_loss(mode):
     picture = Image.fromarray(RGB).convert(mode)
-    samples, alpha, _ = image.to_samples(picture)
+    samples, alpha, *_ = image.to_samples(picture)
     assert np.array_equal(samples, np.asarray(picture.convert("RGB")))
     assert alpha is None
 
@@ -168,6 +168,42 @@ def test_exif_orientation_is_applied():
 def test_exif_that_nobody_can_read_is_no_orientation():
     data = saved(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0garbage!!")
     assert np.array_equal(image.to_samples(image.open_bytes(data))[0], RGB)
+
+
+def xmp_of(orientation: int) -> bytes:
+    return f'<rdf:Description tiff:Orientation="{orientation}" dc:title="é"/>'.encode()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_metadata_are_there_to_keep_but_for_the_orientation(format):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    exif.get_ifd(0x8769)[0x9003] = "2026:11:29 07:00:00"
+    xmp = {"xmp": xmp_of(6)} if format in ("JPEG", "WEBP") else {}
+    picture = image.open_bytes(saved(Image.fromarray(RGB), format, exif=exif.tobytes(), **xmp))
+    samples = image.to_samples(picture)
+    assert samples.rgb.shape == (7, 5, 3)
+    for written in ("PNG", "WEBP"):
+        back = Image.open(io.BytesIO(image.to_bytes(image.from_samples(samples), written)))
+        found = back.getexif()
+        assert found[0x010F] == "maker"
+        assert found.get(0x0112, 1) == 1
+        assert found.get_ifd(0x8769)[0x9003] == "2026:11:29 07:00:00"
+        assert set(found) <= {0x010F, 0x0112, 0x8769}
+        if xmp:
+            assert "é".encode() in back.info["xmp"]
+            assert b"Orientation" not in back.info["xmp"]
+        assert np.array_equal(image.to_samples(back).rgb, samples.rgb)
+    for written in ("PPM", "BMP", "TIFF"):  # these hold none
+        back = image.open_bytes(image.to_bytes(image.from_samples(samples), written))
+        assert np.array_equal(image.to_samples(back).rgb, samples.rgb)
+
+
+def test_xmp_that_is_no_text_does_not_go_into_a_png():
+    samples = image.Samples(RGB, None, None, xmp=b"\xff\xfe<\x00")
+    assert Image.open(io.BytesIO(image.to_bytes(image.from_samples(samples), "WEBP"))).info["xmp"] == samples.xmp
+    with pytest.raises(LicError, match="cannot write PNG"):
+        image.to_bytes(image.from_samples(samples), "PNG")
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 from conftest import DATA, TINY, alike
@@ -14,9 +15,9 @@ from lic.codec import Codec
 
 @pytest.fixture(autouse=True)
 def tiny_codec(monkeypatch):
-    codec = Codec("tiny", "hyperprior", weights_folder=TINY)
-    monkeypatch.setattr(pillow, "_codec", lambda: codec)
-    return codec
+    make = cache(lambda *keep: Codec("tiny", "hyperprior", weights_folder=TINY, keep=keep))
+    monkeypatch.setattr(pillow, "_codec", make)
+    return make()
 
 
 def saved(image, **options) -> bytes:
@@ -47,6 +48,13 @@ def test_save_round_trip(tmp_path, tiny_codec, sample):
         image.load()
         assert saved(image, quality=80, effort=0)  # the profile comes along
     assert "icc_profile" not in sample.info
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    for given in (exif, exif.tobytes()):
+        with Image.open(io.BytesIO(saved(sample, effort=0, exif=given, xmp=b"<x/>"))) as image:
+            assert image.getexif()[0x010F] == "maker"
+            assert image.info["xmp"] == b"<x/>"
+            assert "exif" not in Image.open(io.BytesIO(saved(image, effort=0))).info
     half = sample.copy()
     half.putalpha(128)
     assert Image.open(io.BytesIO(saved(half))).convert("RGBA").getpixel((0, 0))[3] == 128
