@@ -115,10 +115,10 @@ class Codec:
         level = _level(quality)
         if gop < 1:
             raise LicError(f"gop must be 1 or more, not {gop}")
-        intra, temporal = self._load(self.path), self._load(locate.by_name(self.temporal_name, self.folders))
-        _check_pair(intra, temporal)
         if self.keep:
             raise Unsupported("metadata are kept of pictures only, not of sequences")
+        intra, temporal = self._load(self.path), self._load(locate.by_name(self.temporal_name, self.folders))
+        _check_pair(intra, temporal)
         header, frames, y_hat, since_intra = None, [], None, 0
         for number, picture in enumerate(pictures, 1):
             try:
