@@ -211,9 +211,10 @@ class Codec:
 
     def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:
         with self._timed("transform"):
-            y_dec = gaussian.centroid(latents.y_hat.float(), *gaussian.from_index(*latents.table))
+            parts = zip(*(x.split(16, 1) for x in (latents.y_hat, *latents.table)), strict=True)  # what is computed on the way is large
+            y_dec = torch.cat([gaussian.centroid(y_hat.float(), *gaussian.from_index(*table)) for y_hat, *table in parts], 1)
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
-            x_hat = x_hat[0, :, : header.height, : header.width].clamp(0, 1).mul(255).round().byte()
+            x_hat = x_hat[0, :, : header.height, : header.width].clamp_(0, 1).mul_(255).round_().byte()
         alpha = None if header.alpha is None else image.unpack_alpha(header.alpha, header.width, header.height)
         return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile, header.exif, header.xmp))
 

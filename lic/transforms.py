@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from .container import LEVELS
 from .exact import LevelTable
 
+BAND = 8192  # positions: 512 features of them are 16 MB. For more than 32 the C library asks the system, and to touch new pages is slow
+
 
 @dataclass(frozen=True)
 class TransformsConfig:
@@ -55,19 +57,57 @@ class Block(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        layers = (parameter for layer in (self.depthwise, self.expand, self.mix) for parameter in (layer.weight, layer.bias))
-        return self.function(x, self.shift(level)[:, :, None, None], *layers)
+        """(B, C, h, w) -> the same; in the memory of x if the weights are frozen."""
+        layers = [parameter for layer in (self.depthwise, self.expand, self.mix) for parameter in (layer.weight, layer.bias)]
+        of_block = self.function if any(parameter.requires_grad for parameter in self.parameters()) else _Frozen.apply
+        return of_block(x, self.shift(level)[:, :, None, None], *layers)
 
     @staticmethod
     def function(x: Tensor, shift: Tensor, *layers: Tensor) -> Tensor:
         """x (B, C, h, w), shift (B, 2 C, 1, 1), weights and biases of the layers: all of it in one function, which training can compile."""
         weight_3x3, bias_3x3, weight, bias, *mix = layers
         x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
-        if len(shift) == 1:  # of one picture: to add it to the bias costs nothing
-            bias, shift = bias + shift.flatten(), None
-        hidden = F.conv2d(x_around, weight, bias)
-        hidden = F.silu(hidden if shift is None else _add(hidden, shift), inplace=not torch.is_grad_enabled())
-        return _add(F.conv2d(hidden, *mix), x)
+        return _add(F.conv2d(F.silu(_shifted(x_around, shift, weight, bias)), *mix), x)
+
+
+class _Frozen(torch.autograd.Function):
+    """Block.function in the memory of x, for weights that stay as they are: of its features only the hidden ones are kept for the gradient.
+
+    Those, twice as many as others, are made by bands of rows, as large tensors take the time to touch new memory each.
+    """
+
+    @staticmethod
+    def forward(ctx, x, shift, *layers):
+        weight_3x3, bias_3x3, weight, bias, *mix = layers
+        x_around = F.conv2d(x, weight_3x3, bias_3x3, padding=1, groups=x.shape[1])
+        ctx.rows = max(1, BAND // (len(x) * x.shape[3]))
+        kept = []
+        for here, around in zip(x.split(ctx.rows, 2), x_around.split(ctx.rows, 2), strict=True):
+            hidden = _shifted(around, shift, weight, bias)
+            if ctx.needs_input_grad[0]:
+                kept.append(hidden)
+            here.add_(F.conv2d(F.silu(hidden, inplace=not kept), *mix))
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(weight_3x3, weight, mix[0], *kept)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        weights, kept = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        weight_3x3, weight, mix = (w.to(kept[0].dtype) for w in weights)  # that of autocast
+        weight, mix = weight.transpose(0, 1), mix.transpose(0, 1)
+        of_around = torch.empty_like(grad, dtype=weight.dtype)
+        for into, above, hidden in zip(of_around.split(ctx.rows, 2), grad.split(ctx.rows, 2), kept, strict=True):
+            of_hidden = torch.ops.aten.silu_backward(F.conv2d(above.to(hidden.dtype), mix), hidden)
+            into.copy_(F.conv2d(of_hidden, weight))
+        of_x = F.conv2d(of_around, weight_3x3.flip(2, 3), padding=1, groups=grad.shape[1])
+        return _add(of_x, grad), *[None] * 7
+
+
+def _shifted(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if len(shift) == 1:  # of one picture: to add it to the bias costs nothing
+        return F.conv2d(x, weight, bias + shift.flatten())
+    return _add(F.conv2d(x, weight, bias), shift)
 
 
 def _add(new: Tensor, other: Tensor) -> Tensor:
@@ -130,9 +170,11 @@ class PatchTransforms(nn.Module):
 
     def synthesis(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """y_hat: (B, M, h, w) -> x_hat: (B, 3, 16 h, 16 w), about [0, 1], not clamped."""
-        x = linear(self.split, self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level))
-        x = self.synthesis_fine(amplify(F.pixel_shuffle(x, 2), self.synthesis_gain, level), level)
-        return F.pixel_shuffle(self.pixels(x).float(), 8) + 0.5
+        x = self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level)
+        x = F.pixel_shuffle(linear(self.split, x), 2)
+        x = amplify(x, self.synthesis_gain, level)
+        x = self.pixels(self.synthesis_fine(x, level)).float()
+        return F.pixel_shuffle(x, 8).add_(0.5)
 
 
 TRANSFORMS = {"patch": (PatchTransforms, TransformsConfig)}

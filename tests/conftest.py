@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lic import exact, locate, weights
 from lic.codec import Codec
@@ -14,6 +16,19 @@ from lic.train import latents
 
 DATA = Path(__file__).parent / "data"
 TINY = DATA / "weights"
+
+
+class Largest(TorchDispatchMode):
+    """While it is entered, how many bytes the largest tensor takes that any operation of torch returns."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor):
+                self.bytes = max(self.bytes, x.untyped_storage().nbytes())
+        return result
 
 
 def alike(a, b) -> bool:

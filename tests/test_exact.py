@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import Largest
 
 from lic import exact
 from lic.errors import BadWeights
@@ -51,6 +52,13 @@ def test_conv_equals_unbounded_integers(kernel):
     assert np.array_equal(layer(x).flatten(2).transpose(1, 2).numpy(), expected)
     real = torch.nn.functional.conv2d(x.float() / 1024, float_layer.view(7, 5, kernel, kernel), padding=kernel // 2)
     assert torch.allclose(layer(x).float() / 1024, real.clamp(-4096, 4096), rtol=1e-3, atol=0.2)
+
+
+def test_conv_needs_no_memory_for_all_neighbours_at_once():
+    layer = exact.freeze(exact.ExactConv(8, 8, 3))
+    with Largest() as largest:
+        layer(ints((1, 8, 20, 30), 2**20))
+    assert largest.bytes == 8 * 8 * 22 * 32  # the input with a border
 
 
 def test_result_does_not_depend_on_batch_or_threads(linear):

@@ -102,7 +102,7 @@ class Block(nn.Module):
         """x: (B, n, width), rows of the positions `at`; known: (B, h w, 2 width), `self.known` of the rows of all
         positions (whatever of those not known); steps: (h, w). Rows see cells of smaller step; if `itself`, of their
         own step too. top: how many keys a row may use, 0 for all; count, (1,) int64: how many of these it does, in training."""
-        found, q = [], self.query(x)
+        found, q = [], self.query(x).contiguous()  # in the exact face it comes transposed, and would be copied for every piece
         parts, back = pieces(at, steps, self.window, itself)
         for piece in parts:
             both = known.index_select(1, piece.keys).unflatten(2, (2, self.heads, self.depth))

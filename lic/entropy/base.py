@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..exact import ExactLinear, LevelTable, to_fixed
+from ..exact import FRACTION, ExactLinear, LevelTable, to_fixed
 from . import gaussian
 from .orders import kept
 from .side import Side, SideInformation
@@ -169,15 +169,20 @@ def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Te
 
 def analysis_of(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> Tensor:
     """z, not rounded, of y_hat (B, M, h, w) and the frame before, if there is one."""
-    return model.analysis(y_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
+    return model.analysis(y_hat, level, _or_zeros(previous, y_hat, y_hat.shape))
 
 
 def parameters_of(model: EntropyModel, z_hat: Tensor, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> list[Tensor]:
     """The second half of predict_real: of all latents, from z_hat and each other."""
     h, w = y_hat.shape[2:]
-    side = model.side(z_hat, level, torch.zeros_like(y_hat) if previous is None else previous)
+    side = model.side(z_hat, level, _or_zeros(previous, y_hat, y_hat.shape))
     model.remember(side, y_hat, all_but_last_step(model, h, w, y_hat.device))
     return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, all_cells(model.groups * h * w, y_hat.device))]
+
+
+def _or_zeros(previous: Tensor | None, like: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The frame before, or what stands for none: zeros of that size, which take no memory."""
+    return like.new_zeros(1).expand(size) if previous is None else previous
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -223,10 +228,16 @@ def predict_all(
 
     previous: like y_hat, the latents of the frame before, if there is one. z_hat: if the encoder wants another one.
     """
-    previous = torch.zeros_like(y_hat) if previous is None else previous
     if z_hat is None:
-        z_hat = torch.round(model.analysis(y_hat.float(), level, previous.float())).clamp(-Z_LIMIT, Z_LIMIT).long()
-    return z_hat, tables_of(model, model.side(to_fixed(z_hat), level, to_fixed(previous)), y_hat)
+        real = None if previous is None else previous.float()
+        z_hat = torch.round(analysis_of(model, y_hat.float(), level, real)).clamp(-Z_LIMIT, Z_LIMIT).long()
+    return z_hat, tables_of(model, _exact_side(model, z_hat, level, previous, *y_hat.shape[2:]), y_hat)
+
+
+def _exact_side(model: EntropyModel, z_hat: Tensor, level: Tensor, previous: Tensor | None, h: int, w: int) -> Side:
+    """Of integers z_hat, and the frame before, if there is one."""
+    z_hat, previous = to_fixed(z_hat), None if previous is None else to_fixed(previous)
+    return model.side(z_hat, level, _or_zeros(previous, z_hat, (1, model.latents, h, w)))
 
 
 def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, ...]:
@@ -234,12 +245,23 @@ def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, .
     h, w = y_hat.shape[2:]
     y_fixed, cells = to_fixed(y_hat), all_cells(model.groups * h * w, y_hat.device).view(model.groups, h * w)
     model.remember(side, y_fixed, all_but_last_step(model, h, w, y_hat.device))
-    parts = [
-        [rows.unflatten(1, at.shape) for rows in gaussian.table_index(*model.predict(side, y_fixed, at.flatten()))]
-        for at in cells.split(CHUNK, 1)
-    ]  # of each chunk a table, each (1, groups, positions, M / groups)
-    table = (torch.cat(chunks, 2).flatten(1, 2) for chunks in zip(*parts, strict=True))
-    return tuple(from_rows(rows, model.groups, h, w) for rows in table)
+    table: list[Tensor] = []
+    for at in (chunk.flatten() for chunk in cells.split(CHUNK, 1)):
+        _enter(table, model, y_hat.shape, at, gaussian.table_index(*model.predict(side, y_fixed, at)))
+    return tuple(table)
+
+
+def _enter(table: list[Tensor], model: EntropyModel, size: tuple[int, ...], at: Tensor, rows: tuple[Tensor, ...]) -> None:
+    """Enter rows of the cells `at`, (1, n, M / groups) or (1, n, M / groups, K) each, in a table of all latents; size: (1, M, h, w)."""
+    table.extend(x.new_empty(*size, *x.shape[3:]) for x in rows[len(table) :])
+    for whole, some in zip(table, rows, strict=True):
+        _put(whole, model.groups, at, some)
+
+
+def _put(whole: Tensor, groups: int, at: Tensor, rows: Tensor) -> None:
+    """whole: (1, M, h, w) or (1, M, h, w, K); rows of the cells `at`, (1, n, M / groups) or (1, n, M / groups, K)."""
+    _, M, h, w, *K = whole.shape
+    whole.view(groups, M // groups, h * w, *K)[at // (h * w), :, at % (h * w)] = rows[0]
 
 
 @torch.no_grad()
@@ -264,24 +286,21 @@ def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor,
 def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: Tensor | None = None) -> Decoded:
     """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
     z_hat = model.hyper.code(level, (1, *model.hyper.size(h, w)), reader, None).to(level.device)
-    previous = torch.zeros(1, model.latents, h, w, dtype=torch.int64, device=level.device) if previous is None else previous
-    side = model.side(to_fixed(z_hat), level, to_fixed(previous))
+    side = _exact_side(model, z_hat, level, previous, h, w)
     return read_latents(model, side, h, w, reader)._replace(z_hat=z_hat)
 
 
 def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Decoded:
     """The walk, reading."""
-    device, G, C = side.level.device, model.groups, model.latents // model.groups
-    known = torch.zeros(1, G * C, h, w, dtype=torch.float64, device=device)  # y_hat in fixed point
-    steps, rows = _steps(model, h, w), []
+    device, size = side.level.device, (1, model.latents, h, w)
+    known = torch.zeros(size, dtype=torch.float64, device=device)  # y_hat in fixed point
+    steps, table = _steps(model, h, w), []
     for step in steps:
         for cells in (piece.to(device) for piece in step):
-            table = gaussian.table_index(*model.predict(side, known, cells))
-            symbols = reader.code([x[0].flatten(0, 1) for x in table], None).to(device).view(1, -1, C)
-            rows.append((symbols, *table))
-            known.view(G, C, h * w)[cells // (h * w), :, cells % (h * w)] = to_fixed(symbols[0])
+            rows = gaussian.table_index(*model.predict(side, known, cells))
+            symbols = reader.code([x[0].flatten(0, 1) for x in rows], None).to(device)
+            _enter(table, model, size, cells, rows)
+            _put(known, model.groups, cells, to_fixed(symbols.view(1, len(cells), -1)))
         if step is not steps[-1]:
             model.remember(side, known, torch.cat(step).to(device))
-    order = torch.argsort(torch.cat(list(chain.from_iterable(steps)))).to(device)
-    y_hat, *table = (from_rows(torch.cat(parts, 1)[:, order], G, h, w) for parts in zip(*rows, strict=True))
-    return Decoded(y_hat, tuple(table))
+    return Decoded(known.mul_(2.0**-FRACTION).long(), tuple(table))

@@ -236,7 +236,7 @@ class Sections(EntropyModel):
         for k, _, _, _, pieces in _parts(self, at, h, w):
             begin, end = self.first[k : k + 2]
             for here, attended in pieces:
-                rows = y_hat[:, begin:end].flatten(2).transpose(1, 2).index_select(1, here)
+                rows = y_hat.flatten(2)[:, begin:end, here].transpose(1, 2)
                 known[:, here, 2 * begin : 2 * end] = _with_sizes(rows)
                 if self.looks_back:
                     rows = add(rows, -side.previous_rows(here, begin, end))
