@@ -57,6 +57,13 @@ def run(work: Callable[[tuple[Path, ...], Path], None], pairs: Iterable[tuple[tu
     return code
 
 
+def bar(blocks: list) -> Iterable:
+    """Iterates over the blocks of a picture, and shows how far it is where somebody may wait for it: several blocks, on a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(blocks, unit="block", leave=False, disable=None if len(blocks) > 1 else True)
+
+
 def tell(error: Exception) -> None:
     """Print a failure as one line; what is no failure but a mistake of ours is raised again, and everything if LIC_DEBUG is set."""
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

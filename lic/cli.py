@@ -117,6 +117,7 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
     before where that is smaller. Durations and loops of an animation are not stored.
     """
     what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep}
+    what["progress"] = iter if options["quiet"] else batch.bar
     work = partial(_encode, _codec(device, threads, max_pixels, **what), max_pixels=max_pixels, **options)
     if into:
         return batch.run(work, batch.outputs(names, into, ".lic"), skip, replace)

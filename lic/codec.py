@@ -40,6 +40,7 @@ class Codec:
     device: "auto" (a GPU if there is one), "cpu", "cuda"; it does not change the symbols of a file.
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
     keep: the metadata that files of pictures hold, "exif", "xmp" or both.
+    progress: what iterates over the blocks of a search, tqdm for example.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
 
@@ -52,6 +53,7 @@ class Codec:
         max_pixels: int = container.MAX_PIXELS,
         temporal: str = TEMPORAL,
         keep: Collection[str] = (),
+        progress: search.Progress = iter,
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = weights.device_of(device)
@@ -59,7 +61,7 @@ class Codec:
         self.max_pixels = max_pixels
         if strange := set(keep) - set(container.METADATA):
             raise LicError(f"keep: no metadata are called {sorted(strange)[0]!r}")
-        self.keep = frozenset(keep)
+        self.keep, self.progress = frozenset(keep), progress
         self.seconds: dict[str, float] = {}
 
     @property
@@ -189,7 +191,7 @@ class Codec:
     ) -> tuple[Frame, Tensor]:
         """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w) int64."""
         with self._timed("search"):
-            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous)
+            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous, self.progress)
             y_hat, z_hat = y_hat.long(), None if z_hat is None else z_hat.long()
         with self._timed("entropy"):
             writer = coders.Writer()

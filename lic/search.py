@@ -24,6 +24,7 @@ Only the encoder does this, so it may use floats.
 import copy
 import itertools
 import math
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without t
 ROUNDS = 2  # per unit of effort, and as many to begin with
 BLOCK, HALO = 64, 4  # latents in row and column that are judged at once, and around them, both multiples of 4
 
+Progress = Callable[[list], Iterable]  # iter, or tqdm to show how far a search is
+
 
 class Settled(NamedTuple):
     """What the search made of latents; all float32, (B, M, h, w) but for z_hat."""
@@ -58,19 +61,19 @@ class Settled(NamedTuple):
 
 
 def refine(
-    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
+    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None, progress: Progress = iter
 ) -> tuple[Tensor, Tensor | None]:
     """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1], and z_hat (1, N, h_z, w_z) for them.
 
     Both are float32 that holds integers; z_hat is None where it had better follow from y_hat. x is without padding: what
-    pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all.
+    pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all; progress: what iterates over the blocks.
     """
     if not rounds:
         return y_hat, None
     h, w = y_hat.shape[2:]
     searched = models.entropy.searched != slice(0)
     refined, refined_z = torch.empty_like(y_hat), y_hat.new_empty(1, *models.entropy.hyper.size(h, w))
-    for top, left in itertools.product(range(0, h, BLOCK), range(0, w, BLOCK)):
+    for top, left in progress(list(itertools.product(range(0, h, BLOCK), range(0, w, BLOCK)))):
         up, low = max(0, top - HALO), max(0, left - HALO)
         there = ..., slice(up, top + BLOCK + HALO), slice(low, left + BLOCK + HALO)
         pixels = x[..., 16 * up : 16 * (top + BLOCK + HALO), 16 * low : 16 * (left + BLOCK + HALO)]

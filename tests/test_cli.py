@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from functools import partial
 from pathlib import Path
@@ -247,6 +248,26 @@ def test_closed_streams_and_no_memory(tmp_path):
     done = run(f"ulimit -v 4000000; {LIC} encode {' '.join(TINY_OPTIONS)} -e 0 {big} {tmp_path / 'x.lic'}")
     assert done.stderr == b"lic: out of memory\n"
     assert done.returncode == 1
+
+
+def test_a_long_search_shows_how_far_it_is_on_a_terminal_only(tmp_path):
+    Image.open(SAMPLE).resize((1100, 64)).save(tmp_path / "wide.png")  # two blocks
+    encode = "encode", *TINY_OPTIONS, "-e", "1", tmp_path / "wide.png"
+    assert b"block" not in lic(*encode, tmp_path / "x.lic").stderr
+    shown = {}
+    for options in ((), ("--quiet",)):
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, 80))
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            subprocess.run([LIC, *encode, tmp_path / "y.lic", *options], stderr=theirs, check=True)
+            os.write(theirs, b"\n.")
+            shown[options] = b""
+            while not shown[options].endswith(b"."):
+                shown[options] += terminal.read(4096)
+            os.close(theirs)
+    assert b"2/2" in shown[()] or b"1/2" in shown[()]
+    assert b"block" not in shown["--quiet",]
+    assert (tmp_path / "x.lic").read_bytes() == (tmp_path / "y.lic").read_bytes()
 
 
 def test_a_target_in_place_of_a_quality(tmp_path):
