@@ -119,7 +119,8 @@ def gather(y: Tensor, at: Tensor, taps: list[tuple[int, int]], order: Tensor | N
     """
     index, seen = _seen(at, tuple(taps), *y.shape[2:], order)
     rows, index = y.flatten(2).transpose(1, 2), index.flatten()
-    found = rows[:, index] if len(index) < rows.shape[1] else rows.index_select(1, index)  # for many faster: it turns all rows first
+    many = len(index) >= rows.shape[1]  # then it is faster to turn all of them to rows first, as index_select does
+    found = rows.index_select(1, index) if many else rows[:, index]
     found = found.unflatten(1, seen.shape)  # (B, n, taps, C)
     return found.mul_(seen[..., None].to(y.dtype)).flatten(2)
 
