@@ -96,10 +96,11 @@ class _Frozen(torch.autograd.Function):
         weights, kept = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
         weight_3x3, weight, mix = (w.to(kept[0].dtype) for w in weights)  # that of autocast
         weight, mix = weight.transpose(0, 1), mix.transpose(0, 1)
-        of_around = torch.empty_like(grad, dtype=weight.dtype)
-        for into, above, hidden in zip(of_around.split(ctx.rows, 2), grad.split(ctx.rows, 2), kept, strict=True):
+        bands = []
+        for above, hidden in zip(grad.split(ctx.rows, 2), kept, strict=True):
             of_hidden = torch.ops.aten.silu_backward(F.conv2d(above.to(hidden.dtype), mix), hidden)
-            into.copy_(F.conv2d(of_hidden, weight))
+            bands.append(F.conv2d(of_hidden, weight))
+        of_around = torch.cat(bands, 2) if len(bands) > 1 else bands[0]
         of_x = F.conv2d(of_around, weight_3x3.flip(2, 3), padding=1, groups=grad.shape[1])
         return _add(of_x, grad), *[None] * 7
 
