@@ -160,6 +160,20 @@ def test_blocks_leave_no_seams(models, sample, monkeypatch):
     assert int((blocks != whole).sum()) < 0.02 * moved
 
 
+def test_progress_is_told_of_every_block_and_changes_nothing(sample, monkeypatch):
+    monkeypatch.setattr(search, "BLOCK", 8)
+    picture, told = sample.crop((0, 0, 200, 100)), []  # padded to 16x8 latents
+
+    def progress(blocks):
+        for block in blocks:
+            told.append(block)
+            yield block
+
+    quiet, loud = (Codec("tiny", "local", "cpu", TINY, **options) for options in ({}, {"progress": progress}))
+    assert loud.encode(picture, 50, 1) == quiet.encode(picture, 50, 1)
+    assert told == [(0, 0), (0, 8)]
+
+
 def test_blocks_cost_no_quality(sample, monkeypatch):
     """Integers of blocks are as good as those of one piece, as they overlap, even if blocks are that small; without that they are not."""
     shipped = Codec(device="cpu")
