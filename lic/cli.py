@@ -20,9 +20,9 @@ import click
 
 from . import __version__, batch, container, files, locate, startup, workshop
 from .batch import shown
-from .defaults import ENTROPY, GOP, MODEL, TEMPORAL
+from .defaults import ENTROPY, GOP, MODEL, TEMPORAL, TUNE
 from .errors import LicError, MissingWeights
-from .options import device_option, effort_option, goal_options, keep_option, pixels_option, quiet_option, threads_option, weights_option
+from .options import codec_options, effort_option, goal_options, keep_option, quiet_option, tune_option
 
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
@@ -97,17 +97,15 @@ def _is_other(target: Path) -> bool:
 @batch.options
 @goal_options
 @effort_option
+@tune_option
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="Transforms.")
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model; see README.")
 @click.option("--temporal", default=TEMPORAL, show_default=True, metavar="NAME", help="Entropy model of predicted frames.")
 @click.option("--gop", type=click.IntRange(1), default=GOP, show_default=True, metavar="N", help="One frame in N, at least, stands alone.")
 @keep_option
-@weights_option
-@device_option
-@threads_option
-@pixels_option
+@codec_options
 @quiet_option
-def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, keep, **options):
+def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, keep, tune, **options):
     """Compress an image file that Pillow can read into a .lic file; with -O, many, each into one of its own.
 
     The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
@@ -116,7 +114,9 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. Durations and loops of an animation are not stored.
     """
-    what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep}
+    what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep, "tune": tune}
+    if tune != TUNE and not options["effort"]:
+        raise click.UsageError("--tune needs an --effort of 1 or more")
     what["progress"] = iter if options["quiet"] else batch.bar
     work = partial(_encode, _codec(device, threads, max_pixels, **what), max_pixels=max_pixels, **options)
     if into:
@@ -179,10 +179,7 @@ def _pictures(first, left: deque[Path], max_pixels: int):
 @batch.options
 @click.option("--format", "extension", type=click.Choice([e[1:] for e in FORMATS]), help="[default: by OUT's name, or png]")
 @click.option("--frame", "number", type=click.IntRange(1), metavar="N", help="Of a sequence, the N-th frame only.")
-@weights_option
-@device_option
-@threads_option
-@pixels_option
+@codec_options
 def decode(names, into, skip, replace, extension, number, weights_folder, device, threads, max_pixels):
     """Decompress a .lic file to PNG, PPM, TIFF, BMP or lossless WebP; with -O, many, each into one of its own.
 
@@ -271,10 +268,7 @@ def _name_of(fingerprint: bytes) -> str | None:
 
 @cli.command()
 @click.argument("source", type=batch.PATH, metavar="FILE")
-@weights_option
-@device_option
-@threads_option
-@pixels_option
+@codec_options
 @quiet_option
 def verify(source, weights_folder, device, threads, max_pixels, quiet):
     """Decode a .lic file, compare its checksums and write nothing."""

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from . import coders, container, image, locate, search, weights
 from .container import LEVELS, STRIDE, Frame, Header
-from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL
+from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL, TUNE
 from .entropy import base, gaussian
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, Unsupported
 from .image import Samples
+from .measures import MEASURES
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
@@ -41,6 +42,7 @@ class Codec:
     weights_folder: where to look for weights before the package's own. max_pixels: refuse larger images.
     keep: the metadata that files of pictures hold, "exif", "xmp" or both.
     progress: what iterates over the blocks of a search, tqdm for example.
+    tune: what the search goes by, "psnr" or "ms-ssim"; decoding is the same.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
 
@@ -54,6 +56,7 @@ class Codec:
         temporal: str = TEMPORAL,
         keep: Collection[str] = (),
         progress: search.Progress = iter,
+        tune: str = TUNE,
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = weights.device_of(device)
@@ -61,7 +64,9 @@ class Codec:
         self.max_pixels = max_pixels
         if strange := set(keep) - set(container.METADATA):
             raise LicError(f"keep: no metadata are called {sorted(strange)[0]!r}")
-        self.keep, self.progress = frozenset(keep), progress
+        if tune not in MEASURES:
+            raise LicError(f"cannot tune for {tune!r}; known: {', '.join(MEASURES)}")
+        self.keep, self.progress, self.tune = frozenset(keep), progress, tune
         self.seconds: dict[str, float] = {}
 
     @property
@@ -191,7 +196,7 @@ class Codec:
     ) -> tuple[Frame, Tensor]:
         """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w) int64."""
         with self._timed("search"):
-            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous, self.progress)
+            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous, self.progress, self.tune)
             y_hat, z_hat = y_hat.long(), None if z_hat is None else z_hat.long()
         with self._timed("entropy"):
             writer = coders.Writer()

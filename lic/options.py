@@ -7,10 +7,12 @@ import click
 from click.core import ParameterSource
 
 from . import container
-from .defaults import EFFORT, QUALITY
+from .defaults import EFFORT, QUALITY, TUNE, TUNES
 
 effort_option = click.option("-e", "--effort", type=click.IntRange(0, 9), default=EFFORT, show_default=True,
                              help="Time spent on smaller files; 0 is quickest.")  # fmt: skip
+tune_option = click.option("--tune", type=click.Choice(TUNES), default=TUNE, show_default=True,
+                           help="What that time goes into: nearness of pixels, or of structures, too.")  # fmt: skip
 device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", envvar="LIC_DEVICE",
                              show_default=True, help="Where to compute; files do not depend on it.")  # fmt: skip
 threads_option = click.option("--threads", type=click.IntRange(1), envvar="LIC_THREADS", help="CPU threads [default: all].")
@@ -22,6 +24,13 @@ _KEEP = {"none": ()} | {name: (name,) for name in container.METADATA} | {"all": 
 keep_option = click.option("--keep", type=click.Choice(list(_KEEP)), default="none", show_default=True,
                            callback=lambda context, option, name: _KEEP[name], help="Metadata of a picture to store.")  # fmt: skip
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def codec_options(command):
+    """Those of all commands that encode or decode."""
+    for option in (pixels_option, threads_option, device_option, weights_option):
+        command = option(command)
+    return command
 
 
 def goal_options(command):

@@ -1,7 +1,7 @@
 """`import lic.pillow`, and Pillow opens and saves .lic files like any other format.
 
 Image.open("photo.lic")                                   header only; torch is loaded when pixels are asked for
-image.save("photo.lic", quality=75, effort=2)             icc_profile=…, else that of the image; exif=…, xmp=…, else none
+image.save("photo.lic", quality=75, effort=2, tune="psnr") icc_profile=…, else that of the image; exif=…, xmp=…, else none
 images[0].save("film.lic", save_all=True, append_images=images[1:])
 """
 
@@ -11,17 +11,17 @@ from PIL import Image, ImageFile
 
 from . import container
 from .container import METADATA
-from .defaults import EFFORT, QUALITY
+from .defaults import EFFORT, QUALITY, TUNE
 from .errors import LicError
 
 FORMAT = "LIC"
 
 
 @cache
-def _codec(*keep: str):
+def _codec(*keep: str, tune: str = TUNE):
     from .codec import Codec
 
-    return Codec(keep=keep)
+    return Codec(keep=keep, tune=tune)
 
 
 class LicImageFile(ImageFile.ImageFile):
@@ -75,8 +75,8 @@ def _save(image: Image.Image, file, name, every: bool = False) -> None:
         pictures = [picture.copy() for picture in pictures]
         for picture in pictures:
             picture.info |= given
-    codec = _codec(*(name for name in METADATA if given.get(name)))
     try:
+        codec = _codec(*(name for name in METADATA if given.get(name)), tune=options.get("tune", TUNE))
         coded = codec.encode_sequence(pictures, quality, effort) if len(pictures) > 1 else codec.encode(pictures[0], quality, effort)
     except LicError as error:
         raise ValueError(str(error)) from error

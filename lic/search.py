@@ -8,7 +8,8 @@ latent is undecided between three integers. Each round weighs, for each of them,
     bits of others          slope d: one backward pass through the entropy model
     distortion              slope d + curvature/2 d^2 for a decoded latent that moves by d; the slope comes from one
                             backward pass through the synthesis, the curvature of each channel from what the slopes of
-                            its latents have changed by as they moved, which tells of all that moves with them, too
+                            its latents have changed by as they moved, which tells of all that moves with them, too.
+                            What distortion is, measures.py says
 
 where the others are what can be expected of them, between integers; the chances follow from the costs, as in a gas that
 cools down (mean-field annealing, Peterson & Anderson 1987). The last round takes the cheapest. That latents move by
@@ -32,7 +33,9 @@ import torch
 from torch import Tensor
 
 from . import exact
+from .defaults import TUNE
 from .entropy import base, gaussian
+from .measures import MEASURES, SquaredError
 from .transforms import lambda_of
 from .weights import Models
 
@@ -61,12 +64,20 @@ class Settled(NamedTuple):
 
 
 def refine(
-    models: Models, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None, progress: Progress = iter
+    models: Models,
+    x: Tensor,
+    y_hat: Tensor,
+    level: Tensor,
+    rounds: int,
+    previous: Tensor | None = None,
+    progress: Progress = iter,
+    tune: str = TUNE,
 ) -> tuple[Tensor, Tensor | None]:
     """Better integers than y_hat (1, M, h, w), the rounded latents of x (1, 3, H, W) in [0, 1], and z_hat (1, N, h_z, w_z) for them.
 
     Both are float32 that holds integers; z_hat is None where it had better follow from y_hat. x is without padding: what
-    pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all; progress: what iterates over the blocks.
+    pads a picture may be wrong. level: (1,) int64; previous: see base.predict_all; progress: what iterates over the blocks;
+    tune: which of MEASURES the distortion is.
     """
     if not rounds:
         return y_hat, None
@@ -78,7 +89,7 @@ def refine(
         there = ..., slice(up, top + BLOCK + HALO), slice(low, left + BLOCK + HALO)
         pixels = x[..., 16 * up : 16 * (top + BLOCK + HALO), 16 * low : 16 * (left + BLOCK + HALO)]
         before = None if previous is None else previous[there].float()
-        settled = settle(models.transforms, _real(models.entropy), pixels, y_hat[there], level, rounds, before)
+        settled = settle(models.transforms, _real(models.entropy), pixels, y_hat[there], level, rounds, before, MEASURES[tune])
         for whole, part in [(refined, settled.y_hat), (refined_z, settled.z_hat)][: 1 + searched]:
             step = h // whole.shape[2]
             size, i, j = BLOCK // step, (top - up) // step, (left - low) // step
@@ -95,24 +106,33 @@ def _real(entropy: base.EntropyModel) -> base.EntropyModel:
 
 @torch.no_grad()
 def settle(
-    transforms, entropy: base.EntropyModel, x: Tensor, y_hat: Tensor, level: Tensor, rounds: int, previous: Tensor | None = None
+    transforms,
+    entropy: base.EntropyModel,
+    x: Tensor,
+    y_hat: Tensor,
+    level: Tensor,
+    rounds: int,
+    previous: Tensor | None = None,
+    measure_of: Callable[[Tensor], SquaredError] = MEASURES[TUNE],
 ) -> Settled:
     """The search for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32. entropy: with its float face; rounds: 1 or more.
 
     Entropy models have learned from integers, so nothing says that they know what to make of latents in between. A search
     that ends higher than it began is done again by whole steps, and if that does so, too, y_hat stays as it is.
     """
-    settled, lost = _search(transforms, entropy, x, y_hat, level, rounds, previous, True)
+    given = transforms, entropy, measure_of(x), y_hat, level, rounds, previous
+    settled, lost = _search(*given, True)
     if bool(lost.any()):
-        again, _ = _search(transforms, entropy, x, y_hat, level, rounds, previous, False)
+        again, _ = _search(*given, False)
         settled = Settled(*(torch.where(lost.view(-1, 1, 1, 1), b, a) for a, b in zip(settled, again, strict=True)))
     return settled
 
 
-def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bool) -> tuple[Settled, Tensor]:
+def _search(transforms, entropy, measure, y_hat, level, rounds, previous, by_parts: bool) -> tuple[Settled, Tensor]:
     """As settle(): by parts, or by whole steps; and which pictures it has left as they were, as it ran away (B,)."""
     y, y_dec, drift = y_hat, None, 0.0
     bent = moved = y_hat.new_zeros(*y_hat.shape[:2], 1, 1)
+    here = measure.bend(*y_hat.shape[2:])
     z_hat = torch.round(base.analysis_of(entropy, y, level, previous)) if rounds == 1 else None
     for round_ in range(rounds):
         progress = round_ / max(rounds - 1, 1)
@@ -121,16 +141,16 @@ def _search(transforms, entropy, x, y_hat, level, rounds, previous, by_parts: bo
             temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
         bits, slope_of_y, slope_of_z, (integers, own_bits, decoded), z = _rate(entropy, y, drift, z_hat, level, previous)
         y_dec = decoded[1] if y_dec is None else y_dec
-        error, slope = _distortion(transforms, x, y_dec, level)
+        error, slope = _distortion(transforms, measure, y_dec, level)
         if round_ == 0:
             before, start = bits + error, torch.round(z)
             y_dec_before, slope_before = y_dec, slope
 
         step = y_dec - y_dec_before
         bent = bent + (step * (slope - slope_before)).sum((2, 3), keepdim=True)
-        moved = moved + step.square().sum((2, 3), keepdim=True)
+        moved = moved + (here * step.square()).sum((2, 3), keepdim=True)
         y_dec_before, slope_before = y_dec, slope
-        curvature = ((STIFF * CURVATURE + SAFE * bent) / (1 + moved)).clamp_min(SOFT * CURVATURE)
+        curvature = here * ((STIFF * CURVATURE + SAFE * bent) / (1 + moved)).clamp_min(SOFT * CURVATURE)
 
         cost = own_bits + slope_of_y * (integers - y)
         cost = cost + distortion(curvature, slope, decoded - y_dec)
@@ -203,12 +223,13 @@ def _rough(kind: str) -> bool:
     return kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)  # torch < 2.11 cannot tell
 
 
-def _distortion(transforms, x: Tensor, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """WORTH lambda 255^2 (sum of squared errors) / 3, in bits of the whole picture, (B,), and its derivative by y_dec (B, M, h, w)."""
-    worth = (WORTH * lambda_of(transforms.config, level) * 255**2 / 3).view(-1, 1, 1, 1)
-    with torch.enable_grad(), _roughly(y_dec.device.type):
+def _distortion(transforms, measure: SquaredError, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """WORTH lambda 255^2 / 3 times what `measure` says, in bits of the whole picture, (B,), and its derivative by y_dec (B, M, h, w)."""
+    H, W = measure.x.shape[2:]
+    with torch.enable_grad():
         y_dec = y_dec.contiguous(memory_format=torch.channels_last).detach().requires_grad_()
-        error = transforms.synthesis(y_dec, level).float()[:, :, : x.shape[2], : x.shape[3]] - x
-        error = (worth * error.square()).sum((1, 2, 3))
+        with _roughly(y_dec.device.type):
+            x_hat = transforms.synthesis(y_dec, level)
+        error = WORTH * lambda_of(transforms.config, level) * 255**2 / 3 * measure(x_hat.float()[:, :, :H, :W])
         (slope,) = torch.autograd.grad(error.sum(), y_dec)
     return error.detach(), slope

@@ -36,7 +36,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 
 @click.command("eval")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--models", callback=_list, help="Our models, by comma [default: all in the weights folder].")
+@click.option("--models", callback=_list, help="Our models, by comma, also as NAME+ms-ssim [default: all in the weights folder].")
 @click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers(0, 100))
 @click.option("--against", callback=_list,
               help="Of Pillow: jpeg, jpeg420, webp, avif, jpeg2000; of imagecodecs: jxl, heif [default: all that run here].")  # fmt: skip

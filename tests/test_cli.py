@@ -192,7 +192,8 @@ def test_failures_are_one_line_and_exit_code_1(args, words, tmp_path, monkeypatc
     [
         (), ("nonsense",), ("encode",), ("encode", SAMPLE), ("encode", "-q", "101", SAMPLE, "x.lic"),
         ("encode", "-q", "good", SAMPLE, "x.lic"), ("decode", GOLDEN, "x.jpg"), ("decode", GOLDEN, "x"),
-        ("decode", "--nonsense", GOLDEN, "x.png"),
+        ("decode", "--nonsense", GOLDEN, "x.png"), ("encode", "--tune", "vmaf", SAMPLE, "x.lic"),
+        ("encode", "-e", "0", "--tune", "ms-ssim", SAMPLE, "x.lic"),
         ("encode", SAMPLE, SAMPLE), ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--crop", "100"),
         ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "["),
         ("train", "transforms", ".", "--out", "c.pt", "--minutes", "1", "--config", "[]"),
@@ -267,6 +268,14 @@ def test_a_long_search_shows_how_far_it_is_on_a_terminal_only(tmp_path):
             os.close(theirs)
     assert b"2/2" in shown[()] or b"1/2" in shown[()]
     assert b"block" not in shown["--quiet",]
+
+
+def test_tuned_files_are_other_files_and_decode(tmp_path):
+    out = [tmp_path / f"{tune}.lic" for tune in ("psnr", "ms-ssim")]
+    for path in out:
+        lic("encode", *TINY_OPTIONS, "-q", "30", "--tune", path.stem, SAMPLE, path)
+    lic("decode", "--weights", TINY, *out, "-O", tmp_path)
+    assert not np.array_equal(*(pixels(path.with_suffix(".png")) for path in out))
 
 
 def test_a_target_in_place_of_a_quality(tmp_path):

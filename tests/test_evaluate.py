@@ -17,7 +17,7 @@ from PIL import Image
 from lic import container, locate
 from lic.codec import Codec
 from lic.errors import LicError, MissingExtra
-from lic.evaluate import bench, bits, compare, machine, metrics, neighbours, plots, published, report, rivals, run
+from lic.evaluate import bench, bits, compare, machine, metrics, neighbours, ours, plots, published, report, rivals, run
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,26 @@ def test_jobs_measure_the_same(folder, tmp_path, results, monkeypatch):
         assert [row[key] for row in several["rows"]] == pytest.approx([row[key] for row in results["rows"]], rel=rel)
 
 
+def test_tuned_models_are_measured_by_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_whole_process", lambda *_: None)
+    plain, tuned = (
+        run.evaluate(folder, [name], [20], [], tmp_path, effort=1)["rows"][0] for name in ("lite-hyperprior", "lite-hyperprior+ms-ssim")
+    )
+    assert tuned["codec"] == "lite-hyperprior+ms-ssim"
+    assert tuned["ms_ssim"] > plain["ms_ssim"]
+    assert tuned["psnr"] < plain["psnr"]
+    assert (tmp_path / "files" / "a-lite-hyperprior+ms-ssim-20").stat().st_size == tuned["bytes"]
+
+
+def test_whole_processes_are_tuned_too(folder, monkeypatch):
+    """What is measured cold is what is measured warm."""
+    asked = []
+    monkeypatch.setattr(ours, "process", lambda args: asked.append(args))
+    ours.cold("lite-hyperprior+ms-ssim", folder / "a.png", "cpu")
+    assert asked[0][asked[0].index("--tune") + 1] == "ms-ssim"
+    assert asked[0][asked[0].index("--entropy") + 1] == "hyperprior"
+
+
 def test_plots(results, tmp_path):
     if find_spec("matplotlib") is None:
         with pytest.raises(MissingExtra, match="matplotlib"):
@@ -247,6 +267,9 @@ def test_unusable_requests(folder, tmp_path):
         run.evaluate(folder, [], [], ["nonsense"], tmp_path)
     with pytest.raises(LicError, match="nothing to measure"):
         run.evaluate(folder, [], [], [], tmp_path)
+    for name, what in {"lite-hyperprior+vmaf": "cannot tune for 'vmaf'", "lite-hyperprior+ms-ssim": "without effort"}.items():
+        with pytest.raises(LicError, match=what):
+            run.evaluate(folder, [name], [50], [], tmp_path, effort=0)
     Image.open(folder / "a.png").save(tmp_path / "a.png")
     Image.open(folder / "a.png").save(tmp_path / "a.bmp")
     with pytest.raises(LicError, match="suffix"):

@@ -15,7 +15,7 @@ from lic.codec import Codec
 
 @pytest.fixture(autouse=True)
 def tiny_codec(monkeypatch):
-    make = cache(lambda *keep: Codec("tiny", "hyperprior", weights_folder=TINY, keep=keep))
+    make = cache(lambda *keep, **options: Codec("tiny", "hyperprior", weights_folder=TINY, keep=keep, **options))
     monkeypatch.setattr(pillow, "_codec", make)
     return make()
 

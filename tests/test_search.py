@@ -11,6 +11,7 @@ from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS, base, gaussian
 from lic.errors import LicError
 from lic.evaluate import metrics
+from lic.measures import MEASURES
 from lic.transforms import lambda_of
 
 
@@ -74,29 +75,32 @@ def test_padding_is_free(models, sample):
     assert refine(models, x[:, :, :20, :20], y_hat, level, 2).shape == y_hat.shape
 
 
-def test_slope_is_the_derivative_of_the_distortion(models, sample, monkeypatch):
+@pytest.mark.parametrize("measure_of", MEASURES.values())
+def test_slope_is_the_derivative_of_the_distortion(models, sample, monkeypatch, measure_of):
     monkeypatch.setattr(search, "_rough", lambda kind: False)
     x, y, level = start(models, sample)
-    slope = search._distortion(models.transforms, x, y, level)[1]
+    measure = measure_of(x)
+    slope = search._distortion(models.transforms, measure, y, level)[1]
     lam = search.WORTH * float(lambda_of(models.transforms.config, level))
 
     def cost(y_dec):
         with torch.no_grad():
-            return lam * 255**2 / 3 * float((models.transforms.synthesis(y_dec, level) - x).double().square().sum())
+            return lam * 255**2 / 3 * float(measure(models.transforms.synthesis(y_dec, level)))
 
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     rise = (cost(y + 0.01 * direction) - cost(y - 0.01 * direction)) / 0.02
     assert rise == pytest.approx(float((slope * direction).sum()), rel=0.01)
 
 
-def test_bfloat16_knows_distortion_and_slopes_well_enough(sample, monkeypatch):
+@pytest.mark.parametrize("measure_of", MEASURES.values())
+def test_bfloat16_knows_distortion_and_slopes_well_enough(sample, monkeypatch, measure_of):
     models = weights.load_models(locate.by_name("lite-hyperprior"), torch.device("cpu"))
     for level in (0, 4096):
         x, y, level = start(models, sample, level=level)
         found = []
         for rough in (False, True):  # either works on any processor
             monkeypatch.setattr(search, "_rough", lambda kind, rough=rough: rough)
-            found.append(search._distortion(models.transforms, x, y, level))
+            found.append(search._distortion(models.transforms, measure_of(x), y, level))
         (error, slope), (rough_error, rough_slope) = found
         assert rough_error.dtype == rough_slope.dtype == torch.float32
         assert float(rough_error) == pytest.approx(float(error), rel=0.01)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from ..measures import WEIGHTS, WINDOW, similarities
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -75,9 +76,7 @@ def at_rate(curve: list[tuple[float, float]], bpp: float) -> float | None:
     return float(np.dot(hermite, (y[i], y[i + 1], h * d[i], h * d[i + 1])))
 
 
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli & Bovik 2003, section 3.2
-_WINDOW, _SIGMA = 11, 1.5
-SMALLEST = (_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1  # pixels a side that five scales need
+SMALLEST = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1  # pixels a side that five scales need
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -87,30 +86,10 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
     """
     if min(a.shape[:2]) < SMALLEST:
         return None
-    x, y = (torch.from_numpy(image.copy()).permute(2, 0, 1)[:, None].float() for image in (a, b))  # channels as a batch
-    steps = torch.arange(_WINDOW) - _WINDOW // 2
-    window = torch.exp(-(steps**2) / (2 * _SIGMA**2))
-    window = (window / window.sum()).tolist()
-
-    def blur(image):
-        for dim in (3, 2):  # shifted sums: several times quicker than a convolution of one channel
-            length = image.shape[dim] - _WINDOW + 1
-            parts = [image.narrow(dim, k, length) for k in range(_WINDOW)]
-            image = parts[_WINDOW // 2] * window[_WINDOW // 2]
-            for k in range(_WINDOW // 2):
-                image.add_(parts[k] + parts[-1 - k], alpha=window[k])
-        return image
-
+    x, y = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() for image in (a, b))
     result = torch.ones(3)
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
-        if scale:
-            x, y = (F.avg_pool2d(image, 2, padding=[side % 2 for side in image.shape[2:]]) for image in (x, y))
-        mean_x, mean_y = blur(x), blur(y)
-        variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
-        similarity = (2 * (blur(x * y) - mean_x * mean_y) + 58.5225) / (variances + 58.5225)  # (0.03 255)^2
-        if scale == len(_SCALE_WEIGHTS) - 1:
-            similarity = similarity * (2 * mean_x * mean_y + 6.5025) / (mean_x**2 + mean_y**2 + 6.5025)  # (0.01 255)^2
-        result *= similarity.mean((1, 2, 3)).clamp(min=0) ** weight
+    for weight, similarity in zip(WEIGHTS, similarities(x, y), strict=True):
+        result *= similarity.mean((0, 2, 3)).clamp(min=0) ** weight
     return float(result.mean())
 
 

@@ -8,15 +8,22 @@ import torch
 from PIL import Image
 
 from ..codec import Codec
-from ..defaults import EFFORT
+from ..defaults import EFFORT, TUNE
 from .machine import process
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """MODEL-ENTROPY or MODEL-ENTROPY+TUNE, as evaluations call it -> model, entropy, tune."""
+    weights, _, tune = name.partition("+")
+    model, _, entropy = weights.partition("-")
+    return model, entropy, tune or TUNE
 
 
 @cache
 def warm(name: str, device: str) -> Codec:
-    """The codec called `name` (MODEL-ENTROPY), after its first call: what it needs once is done."""
-    model, _, entropy = name.partition("-")
-    codec = Codec(model, entropy, device)
+    """The codec called `name`, after its first call: what it needs once is done."""
+    model, entropy, tune = parts(name)
+    codec = Codec(model, entropy, device, tune=tune)
     codec.decode(codec.encode(Image.new("RGB", (64, 64))))
     return codec
 
@@ -27,9 +34,9 @@ def cold(name: str, picture: Path, device: str, effort: int = EFFORT) -> dict[st
     -> {"encode": (seconds, peak megabytes, see machine.py), "decode": ...}. The picture comes out as PPM: what writing a
     PNG costs is not ours.
     """
-    model, _, entropy = name.partition("-")
+    model, entropy, tune = parts(name)
     options = ["--device", device, "--threads", torch.get_num_threads()]
     with tempfile.TemporaryDirectory() as folder:
         coded, decoded = Path(folder, "a.lic"), Path(folder, "a.ppm")
-        encode = ["encode", "--quiet", "--effort", effort, "--model", model, "--entropy", entropy, *options, picture, coded]
+        encode = ["encode", "--quiet", "--effort", effort, "--model", model, "--entropy", entropy, "--tune", tune, *options, picture, coded]
         return {"encode": process(encode), "decode": process(["decode", *options, coded, decoded])}
