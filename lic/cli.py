@@ -27,6 +27,7 @@ from .options import codec_options, effort_option, goal_options, keep_option, qu
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
+ANIMATED = (".png", ".webp")  # also all frames of a sequence
 PICTURES = {*FORMATS, ".jpg", ".jpeg", ".gif", ".avif", ".jp2", ".qoi", ".tga"}  # what encode does not write
 
 
@@ -42,7 +43,7 @@ def cli():
     lic encode -O small/ *.png              many files, each into one of its own
     lic encode a.png b.png c.png film.lic   a sequence of frames
     lic decode photo.lic photo.png          decompress
-    lic decode film.lic frames/             all frames, into a folder
+    lic decode film.lic frames/             all frames, into a folder; or as an animation, film.png or film.webp
     lic decode photo.lic - | display        "-" is standard input or output
     lic info photo.lic                      what a file says of itself
     lic verify photo.lic                    check that a file decodes
@@ -102,6 +103,8 @@ def _is_other(target: Path) -> bool:
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME", help="Entropy model; see README.")
 @click.option("--temporal", default=TEMPORAL, show_default=True, metavar="NAME", help="Entropy model of predicted frames.")
 @click.option("--gop", type=click.IntRange(1), default=GOP, show_default=True, metavar="N", help="One frame in N, at least, stands alone.")
+@click.option("--fps", type=click.FloatRange(0, 1000, min_open=True), metavar="N",
+              help="Of a sequence, frames per second [default: what an animation says].")  # fmt: skip
 @keep_option
 @codec_options
 @quiet_option
@@ -112,7 +115,7 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
     loss); other metadata is only stored if --keep asks for it.
 
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
-    before where that is smaller. Durations and loops of an animation are not stored.
+    before where that is smaller. How long an animation shows each frame is kept.
     """
     what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep, "tune": tune}
     if tune != TUNE and not options["effort"]:
@@ -130,7 +133,7 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
         work(sources, target)
 
 
-def _encode(codec, sources, target, *, quality, goal, effort, gop, max_pixels, quiet):
+def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixels, quiet):
     from . import image
 
     for source in sources:
@@ -144,10 +147,11 @@ def _encode(codec, sources, target, *, quality, goal, effort, gop, max_pixels, q
         several = len(sources) > 1 or image.frame_count(picture) > 1
         if several and goal:
             raise LicError("a sequence can be asked for a --quality only")
-        if len(sources) > 1:
-            data = codec().encode_sequence(_pictures(picture, left, max_pixels), quality, effort, gop)
-        elif several:
-            data = codec().encode_sequence(image.frames(picture), quality, effort, gop)
+        if fps and not several:
+            raise LicError("a single picture has no --fps")
+        if several:
+            pictures = _pictures(picture, left, max_pixels) if len(sources) > 1 else image.frames(picture)
+            data = codec().encode_sequence(image.at_rate(pictures, fps) if fps else pictures, quality, effort, gop)
         elif goal:
             from .target import encode as meet
 
@@ -185,7 +189,8 @@ def decode(names, into, skip, replace, extension, number, weights_folder, device
 
     EXIF and XMP data that it holds go to PNG and WebP only.
 
-    Of a sequence, OUT is a folder for all frames (0001.png, 0002.png, ...), or an image file for one --frame.
+    Of a sequence, OUT is an animated PNG or WebP, a folder for all frames (0001.png, 0002.png, ...), or an image file for
+    one --frame.
     """
     extension = f".{extension}" if extension else None
     work = partial(_decode, _codec(device, threads, max_pixels, weights_folder=weights_folder), number=number)
@@ -206,22 +211,24 @@ def _decode(codec, sources, target, *, extension, number, many=False):
     with _about([source]):
         data = files.read(source)
         header, frames = container.unpack(data)  # a bad file is told at once, before torch is loaded
-    folder = header.predicted_by is not None and number is None
+    several = header.predicted_by is not None and number is None
+    folder = several and (many or target.is_dir() or not (target == files.STREAM or target.suffix))
     if folder and many:
         target = target.with_suffix("")
         if target.exists():
             raise LicError(f"{shown(target)} is there already")
     extension = extension or (".png" if folder or target == files.STREAM else target.suffix.lower())
+    if several and not folder and extension not in ANIMATED:
+        what = f"{shown(source)} is a sequence of {len(frames)} frames"
+        raise click.UsageError(f"{what}: name a folder for them, or one {' or '.join(ANIMATED)}, or choose a --frame")
     if extension not in FORMATS:
         raise click.UsageError(f"cannot tell the format of {shown(target)}: use one of {' '.join(FORMATS)}, or --format")
-    if folder and not many and not target.is_dir() and (target == files.STREAM or target.suffix):
-        raise click.UsageError(f"{shown(source)} is a sequence of {len(frames)} frames: name a folder for them, or choose a --frame")
     if not folder:
         files.check_place(target)
         with _about([source]):
-            decoded = codec().decode(data, number)
+            decoded, *others = codec().decode_sequence(data) if several else [codec().decode(data, number)]
         with _about([target]):
-            files.write(target, image.to_bytes(decoded, FORMATS[extension]))
+            files.write(target, image.to_bytes(decoded, FORMATS[extension], others))
         return
     target.mkdir(exist_ok=True)
     with _about([source]):
@@ -252,6 +259,8 @@ def info(source, as_json):
             "gop_structure": "".join("IP"[frame.predicted] for frame in frames),
             "predicted_by": header.predicted_by.hex(), "predicted_by_name": _name_of(header.predicted_by),
         }  # fmt: skip
+    if header.plays is not None:
+        facts |= {"milliseconds": sum(frame.duration for frame in frames), "plays": header.plays}
     if as_json:
         click.echo(json.dumps(facts))
         return

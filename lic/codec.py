@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,8 @@ class Codec:
         """Pillow images of one size, taken one at a time -> the bytes of a .lic file.
 
         Each frame is predicted from the one before or coded by itself (intra), whichever is smaller; the first and
-        every gop-th after an intra frame is intra.
+        every gop-th after an intra frame is intra. Kept are info["duration"] of each, milliseconds, and with these
+        info["loop"] of the first, how often all is shown, 0 without end.
         """
         self.seconds = {}
         level = _level(quality)
@@ -135,7 +137,8 @@ class Codec:
             except LicError as error:
                 raise type(error)(f"frame {number}: {error}") from error
             height, width, _ = rgb.shape
-            header = header or Header(width, height, intra.fingerprint, level, profile, temporal.fingerprint)
+            duration, plays = image.clock(picture)
+            header = header or Header(width, height, intra.fingerprint, level, profile, temporal.fingerprint, plays=plays)
             if (width, height) != (header.width, header.height):
                 raise LicError(f"frame {number}: {width}x{height} pixels, but the first frame has {header.width}x{header.height}")
             if profile != header.profile:
@@ -145,19 +148,26 @@ class Codec:
             if frames and since_intra < gop:
                 coded.append(self._code(temporal, *rounded, level, effort, y_hat))
             frame, y_hat = min(coded, key=lambda one: len(one[0].payload))
-            frames.append(frame)
+            frames.append(replace(frame, duration=duration))
             since_intra = since_intra + 1 if frame.predicted else 1
         if header is None:
             raise LicError("a sequence needs at least one frame")
+        if not any(frame.duration for frame in frames):
+            header = replace(header, plays=None)
         return container.pack(header, frames)
 
     @torch.no_grad()
     def decode_sequence(self, data: bytes) -> Iterator[Image.Image]:
-        """The bytes of a .lic file -> all its frames, one at a time; a picture has one."""
+        """The bytes of a .lic file -> all its frames, one at a time; a picture has one.
+
+        What is known of time is in their info, as encode_sequence takes it.
+        """
         self.seconds = {}
         header, frames = container.unpack(data)
-        for models, latents in self.read(header, frames):
-            yield self._decode_frame(header, models, latents)
+        for frame, (models, latents) in zip(frames, self.read(header, frames), strict=True):
+            decoded = self._decode_frame(header, models, latents)
+            decoded.info |= {} if header.plays is None else {"duration": frame.duration, "loop": header.plays}
+            yield decoded
 
     @torch.no_grad()
     def read(self, header: Header, frames: list[Frame]) -> Iterator[tuple[weights.Models, base.Decoded]]:

@@ -3,7 +3,8 @@
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
     version      1    02
     flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bits 2, 3, 4: an alpha channel, EXIF
-                      data, XMP data follow, too, none of them in a sequence; all other bits are 0
+                      data, XMP data follow, too, none of them in a sequence; bit 5: a sequence with a clock; all other
+                      bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
@@ -19,9 +20,11 @@
     in a sequence, in place of the payload:
     predicted by 4    fingerprint of the entropy weights of predicted frames, of the same transforms as `weights`
     count        v    number of frames, 1 or more
+    [plays       v    with a clock: how often it is shown, 0 without end]
     then for every frame
     length       v    2 times the bytes of its payload; plus 1 if it is predicted from the frame before, 0 if it is an
                       intra frame, coded by itself with `weights`; the first frame is one
+    [duration    v    with a clock: milliseconds]
     symbols      2    checksum of its latents
     payload      n    the range coder's bytes
 
@@ -40,7 +43,7 @@ MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
-FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP = (1 << bit for bit in range(5))
+FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP, FLAG_CLOCK = (1 << bit for bit in range(6))
 METADATA = ("exif", "xmp")  # what a picture's file may hold besides, as Pillow calls it
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
@@ -60,6 +63,7 @@ class Header:
     alpha: bytes | None = None  # image file of the opacity; not of a sequence, like the following
     exif: bytes | None = None  # as it came, but for the orientation, which has been applied
     xmp: bytes | None = None  # likewise
+    plays: int | None = None  # of a sequence with a clock: how often it is shown, 0 without end
 
     @property
     def quality(self) -> float:
@@ -74,6 +78,7 @@ class Frame:
     symbols: int  # 16-bit checksum of the decoded latents
     payload: bytes
     predicted: bool = False  # from the frame before; otherwise an intra frame, which stands alone
+    duration: int = 0  # milliseconds, of a sequence with a clock
 
 
 def checksum_of(latents: bytes) -> int:
@@ -128,7 +133,8 @@ class _Cursor:
 
 def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
-    sections = (header.profile, header.predicted_by, header.alpha, header.exif, header.xmp)
+    timed = header.plays is not None
+    sections = (header.profile, header.predicted_by, header.alpha, header.exif, header.xmp, timed)
     flags = sum(1 << bit for bit, there in enumerate(sections) if there)
     parts = [MAGIC, bytes([VERSION, flags])]
     parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
@@ -144,9 +150,10 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
     if header.xmp:
         parts += _deflated(header.xmp, "XMP data")
     if header.predicted_by:
-        parts += [header.predicted_by, _varint(len(frames))]
+        parts += [header.predicted_by, _varint(len(frames)), *([_varint(header.plays)] if timed else [])]
         for frame in frames:
-            parts += [_varint(2 * len(frame.payload) + frame.predicted), frame.symbols.to_bytes(2, "little"), frame.payload]
+            parts += [_varint(2 * len(frame.payload) + frame.predicted), *([_varint(frame.duration)] if timed else [])]
+            parts += [frame.symbols.to_bytes(2, "little"), frame.payload]
     else:
         parts += [frame.payload]
     body = b"".join(parts)
@@ -163,7 +170,7 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
     sequence = flags & FLAG_SEQUENCE
-    if flags & ~(FLAG_PROFILE | (FLAG_SEQUENCE if sequence else FLAG_ALPHA | FLAG_EXIF | FLAG_XMP)):
+    if flags & ~(FLAG_PROFILE | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_ALPHA | FLAG_EXIF | FLAG_XMP)):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -179,24 +186,27 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     profile = _inflated(cursor, "ICC profile") if flags & FLAG_PROFILE else None
     if sequence:
         predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
-        return Header(width, height, weights, level, profile, predicted_by), _frames(cursor)
+        plays, frames = _frames(cursor, bool(flags & FLAG_CLOCK))
+        return Header(width, height, weights, level, profile, predicted_by, plays=plays), frames
     alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel") if flags & FLAG_ALPHA else None
     exif = _inflated(cursor, "EXIF data") if flags & FLAG_EXIF else None
     xmp = _inflated(cursor, "XMP data") if flags & FLAG_XMP else None
     return Header(width, height, weights, level, profile, None, alpha, exif, xmp), [Frame(symbols, cursor.rest())]
 
 
-def _frames(cursor: _Cursor) -> list[Frame]:
-    """The frames of a sequence, up to the end of the data, whatever number the file claims."""
-    frames = []
-    for _ in range(cursor.varint("number of frames")):
+def _frames(cursor: _Cursor, timed: bool) -> tuple[int | None, list[Frame]]:
+    """How often a sequence is shown, and its frames, up to the end of the data, whatever number the file claims."""
+    frames, count = [], cursor.varint("number of frames")
+    plays = cursor.varint("clock") if timed else None
+    for _ in range(count):
         length = cursor.varint("frames")
-        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1)))
+        duration = cursor.varint("clock") if timed else 0
+        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1), duration))
     if not frames or frames[0].predicted:
         raise Corrupt("damaged: a sequence without a first frame")
     if cursor.rest():
         raise Corrupt("damaged: data left over after the last frame")
-    return frames
+    return plays, frames
 
 
 def _deflated(data: bytes, what: str) -> list[bytes]:

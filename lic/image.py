@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from .errors import Corrupt, LicError, Unsupported
 
 # what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000", "QOI", "TGA", "ICO", "PCX")
+FRAME = 100  # milliseconds, of a frame that does not say
 _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
@@ -91,6 +92,22 @@ def frames(image: Image.Image) -> Iterator[Image.Image]:
             image.seek(k)
             _refuse_deep(image)
             picture = image.copy()
+        yield picture
+
+
+def clock(image: Image.Image) -> tuple[int, int]:
+    """How many milliseconds a frame is shown, 0 if it does not say, and how often the animation is played, 0 without end."""
+    said = image.info.get("duration", 0), image.info.get("loop", 1)
+    known = all(isinstance(value, int | float) and 0 <= value < 2**31 for value in said)
+    duration, plays = map(round, said) if known else (0, 1)
+    return duration, plays
+
+
+def at_rate(pictures: Iterable[Image.Image], fps: float) -> Iterator[Image.Image]:
+    """The same as frames of an animation, so many of them in a second; without end where they were none before."""
+    for k, picture in enumerate(pictures):
+        before, plays = clock(picture)
+        picture.info |= {"duration": round((k + 1) * 1000 / fps) - round(k * 1000 / fps), "loop": plays if before else 0}
         yield picture
 
 
@@ -195,8 +212,11 @@ def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
         raise Corrupt("damaged: alpha channel") from error
 
 
-def to_bytes(image: Image.Image, format: str) -> bytes:
-    """A Pillow image -> the bytes of a lossless image file in a format of Pillow's; metadata in PNG and WebP only."""
+def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()) -> bytes:
+    """A Pillow image -> the bytes of a lossless image file in a format of Pillow's; metadata in PNG and WebP only.
+
+    others: the following frames of an animation, in PNG and WebP. Without a clock every frame is shown for FRAME milliseconds.
+    """
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     if image.mode == "RGBA" and format in ("PPM", "BMP"):
         raise LicError(f"{format} cannot hold this image's transparency; decode to PNG")
@@ -206,6 +226,10 @@ def to_bytes(image: Image.Image, format: str) -> bytes:
         options["icc_profile"] = profile
     if format in ("PNG", "WEBP"):
         options |= {name: image.info[name] for name in METADATA if name in image.info}
+    if others:
+        durations = [clock(frame)[0] for frame in (image, *others)]
+        timed = {"duration": durations, "loop": clock(image)[1]} if any(durations) else {"duration": FRAME, "loop": 0}
+        options |= {"save_all": True, "append_images": others, **timed}
     out = io.BytesIO()
     try:
         if format == "PNG" and "xmp" in options:

@@ -2,7 +2,7 @@
 
 Image.open("photo.lic")                                   header only; torch is loaded when pixels are asked for
 image.save("photo.lic", quality=75, effort=2, tune="psnr") icc_profile=…, else that of the image; exif=…, xmp=…, else none
-images[0].save("film.lic", save_all=True, append_images=images[1:])
+images[0].save("film.lic", save_all=True, append_images=images[1:], duration=40, loop=0)     milliseconds, or a list of them
 """
 
 from functools import cache
@@ -32,13 +32,15 @@ class LicImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         self._data = self.fp.read()
         try:
-            header, frames = container.unpack(self._data)
+            header, self._frames = container.unpack(self._data)
         except LicError as error:
             raise SyntaxError(str(error)) from error  # what Pillow expects of files that are not for this format
         self._size, self._mode = (header.width, header.height), "RGBA" if header.alpha else "RGB"
         held = {"icc_profile": header.profile, "exif": header.exif, "xmp": header.xmp}
         self.info |= {"quality": header.quality} | {name: data for name, data in held.items() if data}
-        self.n_frames, self.is_animated, self._at = len(frames), len(frames) > 1, 0
+        self.n_frames, self.is_animated, self._at = len(self._frames), len(self._frames) > 1, 0
+        if header.plays is not None:
+            self.info |= {"duration": self._frames[0].duration, "loop": header.plays}
 
     def seek(self, frame: int) -> None:
         """To a frame, counted from 0; EOFError if there is none."""
@@ -46,6 +48,8 @@ class LicImageFile(ImageFile.ImageFile):
             raise EOFError(f"no frame {frame}: the file has {self.n_frames}")
         if frame != self._at:
             self._at, self._im = frame, None
+            if "loop" in self.info:
+                self.info["duration"] = self._frames[frame].duration
 
     def tell(self) -> int:
         """The number of the current frame."""
@@ -68,13 +72,17 @@ def _save(image: Image.Image, file, name, every: bool = False) -> None:
     options = image.encoderinfo
     quality, effort = options.get("quality", QUALITY), options.get("effort", EFFORT)
     pictures = [image, *(options.get("append_images", ()) if every else ())]
-    given = {name: options[name] for name in ("icc_profile", *METADATA) if name in options}
+    given = {name: options[name] for name in ("icc_profile", "duration", "loop", *METADATA) if name in options}
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()
     if given:
         pictures = [picture.copy() for picture in pictures]
-        for picture in pictures:
-            picture.info |= given
+        durations = given.pop("duration", None)
+        durations = durations if isinstance(durations, list | tuple) else [durations] * len(pictures)
+        if len(durations) != len(pictures):
+            raise ValueError(f"{len(durations)} durations for {len(pictures)} frames")
+        for picture, duration in zip(pictures, durations, strict=True):
+            picture.info |= given | ({} if duration is None else {"duration": duration})
     try:
         codec = _codec(*(name for name in METADATA if given.get(name)), tune=options.get("tune", TUNE))
         coded = codec.encode_sequence(pictures, quality, effort) if len(pictures) > 1 else codec.encode(pictures[0], quality, effort)

@@ -73,6 +73,15 @@ def test_frames(tiny_codec, sample):
         assert [alike(image, tiny_codec.decode(data, other + 1)) for other in range(3)] == [other == k for other in range(3)]
     with pytest.raises(EOFError):
         image.seek(3)
+    assert "duration" not in image.info
+    timed = Image.open(io.BytesIO(saved(frames[0], save_all=True, append_images=frames[1:], duration=[10, 20, 30], loop=2, effort=0)))
+    for k in (1, 2, 0):
+        timed.seek(k)
+        assert (timed.info["duration"], timed.info["loop"]) == (10 * (k + 1), 2)
+    assert Image.open(io.BytesIO(saved(frames[0], save_all=True, append_images=frames[1:], duration=7, effort=0))).info["duration"] == 7
+    assert "duration" not in frames[0].info
+    with pytest.raises(ValueError, match="durations"):
+        saved(frames[0], save_all=True, append_images=frames[1:], duration=[10, 20])
 
 
 def test_damaged_files(tiny_codec, sample):

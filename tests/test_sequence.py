@@ -10,7 +10,7 @@ from conftest import TINY, alike
 from PIL import Image
 from test_cli import TINY_OPTIONS, pixels
 
-from lic import container
+from lic import container, image
 from lic.codec import Codec
 from lic.errors import BadWeights, Corrupt, LicError, MissingWeights, TooLarge, Unsupported
 
@@ -87,7 +87,8 @@ def test_frames_are_taken_and_given_one_at_a_time(codec, film):
 
 
 def test_every_truncation_and_every_flipped_byte_is_a_lic_error(codec, film):
-    data = codec.encode_sequence([picture.crop((0, 0, 64, 64)) for picture in film[:2]], 30)
+    pictures = image.at_rate([picture.crop((0, 0, 64, 64)) for picture in film[:2]], 25)
+    data = codec.encode_sequence(pictures, 30)
 
     def decode(data):
         return list(codec.decode_sequence(data))
@@ -172,8 +173,7 @@ def test_the_command_line_in_processes_of_its_own(codec, film, data, tmp_path, m
     lic("decode", "--weights", TINY, "--frame", 4, "film.lic", "one.ppm")
     assert alike(pixels(tmp_path / "one.ppm"), pixels(tmp_path / "frames" / "0004.png"))
     assert "no frame 5" in lic("decode", "--weights", TINY, "--frame", 5, "film.lic", "one.png", code=1).stderr.decode()
-    for target in ("one.png", "-", "film.gif"):
-        assert "sequence of 4 frames" in lic("decode", "--weights", TINY, "film.lic", target, code=2).stderr.decode()
+    assert "sequence of 4 frames" in lic("decode", "--weights", TINY, "film.lic", "film.gif", code=2).stderr.decode()
     assert "call it something.lic" in lic("encode", *TINY_OPTIONS, "in0.png", "in1.png", "in2.png", code=2).stderr.decode()
     film[0].resize((9, 9)).save("small.png")
     assert "frame 2: 9x9" in lic("encode", *TINY_OPTIONS, "in0.png", "small.png", "x.lic", code=1).stderr.decode()
@@ -185,10 +185,54 @@ def test_the_command_line_in_processes_of_its_own(codec, film, data, tmp_path, m
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
-def test_an_animation_is_a_sequence(film, tmp_path, suffix):
-    source = tmp_path / f"film{suffix}"
-    film[0].save(source, save_all=True, append_images=film[1:3], duration=40, lossless=True)
-    lic("encode", *TINY_OPTIONS, "--gop", "2", "-e", "0", source, tmp_path / "film.lic")
-    _, frames = container.unpack((tmp_path / "film.lic").read_bytes())
-    assert len(frames) == 3
+def test_an_animation_is_a_sequence_and_comes_back(film, tmp_path, suffix):
+    source, coded = tmp_path / f"film{suffix}", tmp_path / "film.lic"
+    film[0].save(source, save_all=True, append_images=film[1:3], duration=[40, 70, 1000], loop=3, lossless=True)
+    lic("encode", *TINY_OPTIONS, "--gop", "2", "-e", "0", source, coded)
+    header, frames = container.unpack(coded.read_bytes())
+    assert (header.plays, [frame.duration for frame in frames]) == (3, [40, 70, 1000])
+    facts = json.loads(lic("info", "--json", coded).stdout)
+    assert (facts["milliseconds"], facts["plays"]) == (1110, 3)
+    lic("decode", "--weights", TINY, coded, tmp_path / "frames")
+    lic("decode", "--weights", TINY, coded, tmp_path / "again.webp")
+    (tmp_path / "again.png").write_bytes(lic("decode", "--weights", TINY, coded, "-").stdout)
+    for again in ("again.png", "again.webp"):
+        with Image.open(tmp_path / again) as animation:
+            shown = list(image.frames(animation))
+        assert [image.clock(picture) for picture in shown] == [(40, 3), (70, 3), (1000, 3)]
+        assert all(alike(picture.convert("RGB"), pixels(tmp_path / "frames" / f"000{k}.png")) for k, picture in enumerate(shown, 1))
     assert "an animation, not a picture" in lic("encode", *TINY_OPTIONS, source, source, tmp_path / "x.lic", code=1).stderr.decode()
+
+
+def test_a_rate_of_frames_is_a_clock(film, tmp_path):
+    paths = [tmp_path / f"{k}.webp" for k in range(4)]
+    for path, picture in zip(paths, film, strict=True):
+        picture.save(path, lossless=True)
+    found = []
+    for options in ((), ("--fps", "30"), ("--fps", "0.5")):
+        lic("encode", *TINY_OPTIONS, "-e", "0", *options, *paths, tmp_path / "film.lic")
+        header, frames = container.unpack((tmp_path / "film.lic").read_bytes())
+        found.append((header.plays, [frame.duration for frame in frames]))
+    assert found == [(None, [0] * 4), (0, [33, 34, 33, 33]), (0, [2000] * 4)]
+    assert "single picture" in lic("encode", *TINY_OPTIONS, "--fps", "25", paths[0], tmp_path / "x.lic", code=1).stderr.decode()
+
+
+def test_what_frames_say_of_time_is_kept_as_far_as_it_can_be(codec, film):
+    def coded(*said, loop=None):
+        pictures = [film[2].crop((0, 0, 40, 40)) for _ in said]
+        for picture, duration in zip(pictures, said, strict=True):
+            picture.info |= {"duration": duration} if duration is not None else {}
+            picture.info |= {"loop": loop} if loop is not None else {}
+        data = codec.encode_sequence(pictures, 30, 0)
+        header, frames = container.unpack(data)
+        assert [picture.info.get("duration") for picture in codec.decode_sequence(data)] == [
+            None if header.plays is None else frame.duration for frame in frames
+        ]
+        return header.plays, [frame.duration for frame in frames]
+
+    assert coded(None, None) == (None, [0, 0])
+    assert coded(0, 0, loop=0) == (None, [0, 0])
+    assert coded(0, 33.4, loop=0) == (0, [0, 33])
+    assert coded(20, None) == (1, [20, 0])
+    assert coded(20, -5) == (1, [20, 0])
+    assert coded("fast", float("nan")) == (None, [0, 0])
