@@ -250,7 +250,7 @@ def info(source, as_json):
         "bits_per_pixel": round(8 * len(data) / pixels, 4), "quality": round(header.quality, 2),
         "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
         "payload_bytes": sum(len(frame.payload) for frame in frames),
-        "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": len(header.alpha or b""),
+        "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": sum(len(frame.alpha or b"") for frame in frames),
         "exif_bytes": len(header.exif or b""), "xmp_bytes": len(header.xmp or b""),
         "format_version": container.VERSION, "frames": len(frames),
     }  # fmt: skip

@@ -91,8 +91,8 @@ class Codec:
         frame, _ = self._code(models, *rounded, level, effort)
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
-        alpha = None if alpha is None else image.pack_alpha(alpha)
-        return container.pack(Header(width, height, models.fingerprint, level, profile, None, alpha, *metadata), [frame])
+        header = Header(width, height, models.fingerprint, level, profile, None, *metadata)
+        return container.pack(header, [replace(frame, alpha=image.pack_alpha(alpha))])
 
     @torch.no_grad()
     def decode(self, data: bytes, number: int | None = None) -> Image.Image:
@@ -109,7 +109,7 @@ class Codec:
             raise LicError(f"there is no frame {number}: the file has {len(frames)}")
         start = max(k for k in range(number) if not frames[k].predicted)
         models, latents = deque(self.read(header, frames[start:number]), maxlen=1).pop()
-        return self._decode_frame(header, models, latents)
+        return self._decode_frame(header, frames[number - 1], models, latents)
 
     @torch.inference_mode(False)  # whatever the caller is in: the search needs gradients
     @torch.no_grad()
@@ -132,8 +132,6 @@ class Codec:
         for number, picture in enumerate(pictures, 1):
             try:
                 rgb, alpha, profile, *_ = self._samples(picture)
-                if alpha is not None:
-                    raise Unsupported("transparency (alpha) is not supported in sequences yet")
             except LicError as error:
                 raise type(error)(f"frame {number}: {error}") from error
             height, width, _ = rgb.shape
@@ -148,7 +146,7 @@ class Codec:
             if frames and since_intra < gop:
                 coded.append(self._code(temporal, *rounded, level, effort, y_hat))
             frame, y_hat = min(coded, key=lambda one: len(one[0].payload))
-            frames.append(replace(frame, duration=duration))
+            frames.append(replace(frame, duration=duration, alpha=image.pack_alpha(alpha)))
             since_intra = since_intra + 1 if frame.predicted else 1
         if header is None:
             raise LicError("a sequence needs at least one frame")
@@ -165,7 +163,7 @@ class Codec:
         self.seconds = {}
         header, frames = container.unpack(data)
         for frame, (models, latents) in zip(frames, self.read(header, frames), strict=True):
-            decoded = self._decode_frame(header, models, latents)
+            decoded = self._decode_frame(header, frame, models, latents)
             decoded.info |= {} if header.plays is None else {"duration": frame.duration, "loop": header.plays}
             yield decoded
 
@@ -226,13 +224,13 @@ class Codec:
                 tried.append((plain, self._code(plain, *rounded, level, effort)[0]))
         return min(tried, key=lambda one: len(one[1].payload))
 
-    def _decode_frame(self, header: Header, models: weights.Models, latents: base.Decoded) -> Image.Image:
+    def _decode_frame(self, header: Header, frame: Frame, models: weights.Models, latents: base.Decoded) -> Image.Image:
         with self._timed("transform"):
             parts = zip(*(x.split(16, 1) for x in (latents.y_hat, *latents.table)), strict=True)  # what is computed on the way is large
             y_dec = torch.cat([gaussian.centroid(y_hat.float(), *gaussian.from_index(*table)) for y_hat, *table in parts], 1)
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp_(0, 1).mul_(255).round_().byte()
-        alpha = None if header.alpha is None else image.unpack_alpha(header.alpha, header.width, header.height)
+        alpha = None if frame.alpha is None else image.unpack_alpha(frame.alpha, header.width, header.height)
         return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile, header.exif, header.xmp))
 
     def _samples(self, picture: Image.Image) -> Samples:

@@ -2,9 +2,9 @@
 
     magic        4    8A 4C 49 43   (not ASCII, then "LIC")
     version      1    02
-    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bits 2, 3, 4: an alpha channel, EXIF
-                      data, XMP data follow, too, none of them in a sequence; bit 5: a sequence with a clock; all other
-                      bits are 0
+    flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bit 2: an alpha channel follows, or in
+                      a sequence some; bits 3, 4: EXIF data, XMP data follow, not in a sequence; bit 5: a sequence with a
+                      clock; all other bits are 0
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
@@ -25,6 +25,8 @@
     length       v    2 times the bytes of its payload; plus 1 if it is predicted from the frame before, 0 if it is an
                       intra frame, coded by itself with `weights`; the first frame is one
     [duration    v    with a clock: milliseconds]
+    [alpha       v+n  with alpha channels: length in bytes, then the opacity as above; 0 if all is opaque, 1 if it is the
+                      same as that of the frame before]
     symbols      2    checksum of its latents
     payload      n    the range coder's bytes
 
@@ -60,8 +62,7 @@ class Header:
     level: int  # 0..LEVELS
     profile: bytes | None = None  # ICC profile, as it came
     predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
-    alpha: bytes | None = None  # image file of the opacity; not of a sequence, like the following
-    exif: bytes | None = None  # as it came, but for the orientation, which has been applied
+    exif: bytes | None = None  # not of a sequence; as it came, but for the orientation, which has been applied
     xmp: bytes | None = None  # likewise
     plays: int | None = None  # of a sequence with a clock: how often it is shown, 0 without end
 
@@ -79,6 +80,7 @@ class Frame:
     payload: bytes
     predicted: bool = False  # from the frame before; otherwise an intra frame, which stands alone
     duration: int = 0  # milliseconds, of a sequence with a clock
+    alpha: bytes | None = None  # image file of the opacity, more than one byte, unless all is opaque
 
 
 def checksum_of(latents: bytes) -> int:
@@ -134,7 +136,8 @@ class _Cursor:
 def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
     timed = header.plays is not None
-    sections = (header.profile, header.predicted_by, header.alpha, header.exif, header.xmp, timed)
+    alphas = [frame.alpha or b"" for frame in frames]
+    sections = (header.profile, header.predicted_by, any(alphas), header.exif, header.xmp, timed)
     flags = sum(1 << bit for bit, there in enumerate(sections) if there)
     parts = [MAGIC, bytes([VERSION, flags])]
     parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
@@ -143,16 +146,18 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
         parts += [frame.symbols.to_bytes(2, "little")]
     if header.profile:
         parts += _deflated(header.profile, "ICC profile")
-    if header.alpha:
-        parts += [_varint(len(header.alpha)), header.alpha]
+    if any(alphas) and not header.predicted_by:
+        parts += [_varint(len(frame.alpha)), frame.alpha]
     if header.exif:
         parts += _deflated(header.exif, "EXIF data")
     if header.xmp:
         parts += _deflated(header.xmp, "XMP data")
     if header.predicted_by:
         parts += [header.predicted_by, _varint(len(frames)), *([_varint(header.plays)] if timed else [])]
-        for frame in frames:
+        for frame, alpha, before in zip(frames, alphas, [b"", *alphas], strict=False):
             parts += [_varint(2 * len(frame.payload) + frame.predicted), *([_varint(frame.duration)] if timed else [])]
+            if any(alphas):
+                parts += [b"\1"] if alpha and alpha == before else [_varint(len(alpha)), alpha]
             parts += [frame.symbols.to_bytes(2, "little"), frame.payload]
     else:
         parts += [frame.payload]
@@ -170,7 +175,7 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
     sequence = flags & FLAG_SEQUENCE
-    if flags & ~(FLAG_PROFILE | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_ALPHA | FLAG_EXIF | FLAG_XMP)):
+    if flags & ~(FLAG_PROFILE | FLAG_ALPHA | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_EXIF | FLAG_XMP)):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -186,22 +191,27 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     profile = _inflated(cursor, "ICC profile") if flags & FLAG_PROFILE else None
     if sequence:
         predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
-        plays, frames = _frames(cursor, bool(flags & FLAG_CLOCK))
+        plays, frames = _frames(cursor, bool(flags & FLAG_CLOCK), bool(flags & FLAG_ALPHA))
         return Header(width, height, weights, level, profile, predicted_by, plays=plays), frames
     alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel") if flags & FLAG_ALPHA else None
     exif = _inflated(cursor, "EXIF data") if flags & FLAG_EXIF else None
     xmp = _inflated(cursor, "XMP data") if flags & FLAG_XMP else None
-    return Header(width, height, weights, level, profile, None, alpha, exif, xmp), [Frame(symbols, cursor.rest())]
+    return Header(width, height, weights, level, profile, None, exif, xmp), [Frame(symbols, cursor.rest(), alpha=alpha)]
 
 
-def _frames(cursor: _Cursor, timed: bool) -> tuple[int | None, list[Frame]]:
+def _frames(cursor: _Cursor, timed: bool, with_alpha: bool) -> tuple[int | None, list[Frame]]:
     """How often a sequence is shown, and its frames, up to the end of the data, whatever number the file claims."""
-    frames, count = [], cursor.varint("number of frames")
+    frames, alpha, count = [], None, cursor.varint("number of frames")
     plays = cursor.varint("clock") if timed else None
     for _ in range(count):
         length = cursor.varint("frames")
         duration = cursor.varint("clock") if timed else 0
-        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1), duration))
+        size = cursor.varint("alpha channel") if with_alpha else 0
+        if size != 1:
+            alpha = cursor.take(size, "alpha channel") if size else None
+        elif alpha is None:
+            raise Corrupt("damaged: an alpha channel like none before")
+        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1), duration, alpha))
     if not frames or frames[0].predicted:
         raise Corrupt("damaged: a sequence without a first frame")
     if cursor.rest():

@@ -185,8 +185,10 @@ def from_samples(samples: Samples) -> Image.Image:
     return image
 
 
-def pack_alpha(alpha: np.ndarray) -> bytes:
-    """Opacity (H, W) uint8 -> the bytes of a grey picture, PNG or lossless WebP, whichever is smaller."""
+def pack_alpha(alpha: np.ndarray | None) -> bytes | None:
+    """Opacity (H, W) uint8 -> the bytes of a grey picture, PNG or lossless WebP, whichever is smaller; None -> None."""
+    if alpha is None:
+        return None
     image = Image.fromarray(alpha)
     if np.isin(alpha, (0, 255)).all():
         image = image.convert("1", dither=Image.Dither.NONE)

@@ -35,7 +35,7 @@ class LicImageFile(ImageFile.ImageFile):
             header, self._frames = container.unpack(self._data)
         except LicError as error:
             raise SyntaxError(str(error)) from error  # what Pillow expects of files that are not for this format
-        self._size, self._mode = (header.width, header.height), "RGBA" if header.alpha else "RGB"
+        self._size, self._mode = (header.width, header.height), "RGBA" if any(frame.alpha for frame in self._frames) else "RGB"
         held = {"icc_profile": header.profile, "exif": header.exif, "xmp": header.xmp}
         self.info |= {"quality": header.quality} | {name: data for name, data in held.items() if data}
         self.n_frames, self.is_animated, self._at = len(self._frames), len(self._frames) > 1, 0
@@ -59,7 +59,7 @@ class LicImageFile(ImageFile.ImageFile):
         """Decode the current frame."""
         if self._im is None:
             try:
-                self.im = _codec().decode(self._data, self._at + 1).im
+                self.im = _codec().decode(self._data, self._at + 1).convert(self.mode).im
             except LicError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:  # opened by name: all of it has been read

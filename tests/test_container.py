@@ -1,4 +1,5 @@
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ GOLDEN_SEQUENCE = b"".join((
 
 
 SEQUENCE_START = b"\x8aLIC\x02\x02\x10\x08abcd\x01efgh"
+TIMED_START = b"\x8aLIC\x02\x26\x10\x08abcd\x01efgh"  # with alpha channels, too
 
 
 def sealed(body: bytes) -> bytes:
@@ -45,27 +47,42 @@ def test_profile_round_trip():
 
 
 def test_alpha_is_stored_as_it_is():
-    header = Header(1, 1, b"abcd", 0, alpha=b"png")
-    data = pack(header, [FRAME])
+    header, frame = Header(1, 1, b"abcd", 0), replace(FRAME, alpha=b"png")
+    data = pack(header, [frame])
     assert data[:-4] == bytes.fromhex("8a4c4943 02 04 01 01") + b"abcd" + bytes.fromhex("00 efbe 03") + b"pngpayload"
-    assert unpack(data) == (header, [FRAME])
-    both = Header(3, 5, b"abcd", 1, b"icc", alpha=b"png")
-    assert unpack(pack(both, [FRAME])) == (both, [FRAME])
+    assert unpack(data) == (header, [frame])
+    both = Header(3, 5, b"abcd", 1, b"icc")
+    assert unpack(pack(both, [frame])) == (both, [frame])
+
+
+def test_frames_have_clocks_and_alpha_channels():
+    assert pack(FULL_HEADER, FULL)[:-4] == b"".join((
+        bytes.fromhex("8a4c4943 02 26 10 08"), b"abcd", b"\1", b"efgh", bytes.fromhex("04 02"),
+        bytes.fromhex("0e ac02 03"), b"png", bytes.fromhex("efbe"), b"payload",
+        bytes.fromhex("01 28 01 3412"), bytes.fromhex("04 00 00 7856"), b"xy", bytes.fromhex("00 05 03"), b"png", bytes.fromhex("0000"),
+    ))  # fmt: skip
+    assert unpack(pack(FULL_HEADER, FULL)) == (FULL_HEADER, FULL)
 
 
 def test_metadata_are_stored_behind_the_alpha_channel():
-    data = pack(WITH_METADATA, [FRAME])
+    data = pack(WITH_METADATA, [replace(FRAME, alpha=b"alpha")])
     exif, xmp = (bytes([len(x)]) + x for x in (zlib.compress(b"exif", 9), zlib.compress(b"xmp", 9)))
     assert data[:-4] == bytes.fromhex("8a4c4943 02 1c 03 05") + b"abcd" + bytes.fromhex("01 efbe 05") + b"alpha" + exif + xmp + b"payload"
-    assert unpack(data) == (WITH_METADATA, [FRAME])
+    assert unpack(data) == (WITH_METADATA, [replace(FRAME, alpha=b"alpha")])
 
 
-WITH_METADATA = Header(3, 5, b"abcd", 1, alpha=b"alpha", exif=b"exif", xmp=b"xmp")
-WITH_ALPHA = pack(Header(3, 5, b"abcd", 1, b"icc", alpha=b"alpha"), [FRAME])
-METADATA = pack(WITH_METADATA, [FRAME])
+FULL_HEADER = replace(SEQUENCE_HEADER, plays=2)
+FULL = [
+    replace(SEQUENCE[0], duration=300, alpha=b"png"), replace(SEQUENCE[1], duration=40, alpha=b"png"), SEQUENCE[2],
+    Frame(0, b"", duration=5, alpha=b"png"),
+]  # fmt: skip
+WITH_METADATA = Header(3, 5, b"abcd", 1, exif=b"exif", xmp=b"xmp")
+WITH_ALPHA = pack(Header(3, 5, b"abcd", 1, b"icc"), [replace(FRAME, alpha=b"alpha")])
+METADATA = pack(WITH_METADATA, [replace(FRAME, alpha=b"alpha")])
+SOME = [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, METADATA, GOLDEN_SEQUENCE, pack(FULL_HEADER, FULL)]
 
 
-@pytest.mark.parametrize("data", [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, METADATA, GOLDEN_SEQUENCE])
+@pytest.mark.parametrize("data", SOME)
 def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data):
     for length in range(len(data)):
         with pytest.raises(LicError):
@@ -89,7 +106,7 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
         (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
         (GOLDEN[:5] + b"\x20" + GOLDEN[6:], Unsupported, "unknown flags 0x20"),
-        (GOLDEN[:5] + b"\x06" + GOLDEN[6:], Unsupported, "unknown flags 0x06"),
+        (GOLDEN[:5] + b"\x40" + GOLDEN[6:], Unsupported, "unknown flags 0x40"),
         (GOLDEN[:5] + b"\x0a" + GOLDEN[6:], Unsupported, "unknown flags 0x0a"),
         (GOLDEN[:5] + b"\x12" + GOLDEN[6:], Unsupported, "unknown flags 0x12"),
         (sealed(b"\x8aLIC\x02\x08\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its EXIF data"),
@@ -109,6 +126,10 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (sealed(SEQUENCE_START + b"\x01\x04ss1"), Corrupt, "truncated in its frames"),
         (sealed(SEQUENCE_START + b"\x02\x02ss1\x01s"), Corrupt, "truncated in its checksum"),
         (sealed(SEQUENCE_START + b"\x01\x02ss12"), Corrupt, "left over"),
+        (sealed(TIMED_START + b"\x01"), Corrupt, "truncated in its clock"),
+        (sealed(TIMED_START + b"\x01\x00\x02"), Corrupt, "truncated in its clock"),
+        (sealed(TIMED_START + b"\x01\x00\x02\x28\x01ss1"), Corrupt, "like none before"),
+        (sealed(TIMED_START + b"\x01\x00\x02\x28\x09ss1"), Corrupt, "truncated in its alpha channel"),
         (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its ICC profile"),
         (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x03abc"), Corrupt, "ICC profile"),
         (sealed(b"\x8aLIC\x02\x01\x01\x01abcd\x00\x00\x00\x08" + zlib.compress(b"")), Corrupt, "ICC profile"),

@@ -80,6 +80,13 @@ def test_frames(tiny_codec, sample):
         assert (timed.info["duration"], timed.info["loop"]) == (10 * (k + 1), 2)
     assert Image.open(io.BytesIO(saved(frames[0], save_all=True, append_images=frames[1:], duration=7, effort=0))).info["duration"] == 7
     assert "duration" not in frames[0].info
+    half = frames[1].copy()
+    half.putalpha(128)
+    mixed = Image.open(io.BytesIO(saved(frames[0], save_all=True, append_images=[half], effort=0)))
+    assert mixed.mode == "RGBA"
+    for k, opacity in enumerate((255, 128)):
+        mixed.seek(k)
+        assert mixed.getpixel((5, 5))[3] == opacity
     with pytest.raises(ValueError, match="durations"):
         saved(frames[0], save_all=True, append_images=frames[1:], duration=[10, 20])
 

@@ -236,3 +236,31 @@ def test_what_frames_say_of_time_is_kept_as_far_as_it_can_be(codec, film):
     assert coded(20, None) == (1, [20, 0])
     assert coded(20, -5) == (1, [20, 0])
     assert coded("fast", float("nan")) == (None, [0, 0])
+
+
+def test_frames_have_opacities_of_their_own(codec, film, tmp_path):
+    opacity = Image.radial_gradient("L").resize(film[0].size)
+    pictures = [picture.copy() for picture in film]
+    for picture, alpha in zip(pictures, (None, opacity, opacity, opacity.transpose(Image.Transpose.FLIP_TOP_BOTTOM)), strict=True):
+        if alpha:
+            picture.putalpha(alpha)
+    data = codec.encode_sequence(image.at_rate(pictures, 20), 50, 0)
+    _, frames = container.unpack(data)
+    assert frames[0].alpha is None
+    assert len(data) < sum(len(frame.payload) + len(frame.alpha or b"") for frame in frames) - len(frames[1].alpha) + 100  # stored once
+    decoded = list(codec.decode_sequence(data))
+    assert [picture.mode for picture in decoded] == ["RGB", *["RGBA"] * 3]
+    assert all(
+        np.array_equal(after.getchannel("A"), before.getchannel("A")) for after, before in list(zip(decoded, pictures, strict=True))[1:]
+    )
+    assert np.array_equal(codec.decode(data, 3).getchannel("A"), opacity)
+    (tmp_path / "film.lic").write_bytes(data)
+    for name in ("film.webp", "film.png"):
+        lic("decode", "--weights", TINY, tmp_path / "film.lic", tmp_path / name)
+        with Image.open(tmp_path / name) as animation:
+            shown = [picture.convert("RGBA") for picture in image.frames(animation)]
+        assert len(shown) == 4
+        assert all(
+            np.array_equal(after.getchannel("A"), before.convert("RGBA").getchannel("A"))
+            for after, before in zip(shown, pictures, strict=True)
+        )

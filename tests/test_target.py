@@ -43,7 +43,7 @@ def test_bits_per_pixel_are_those_of_the_whole_file(codec, sample):
     with_alpha = sample.copy()
     with_alpha.putalpha(Image.radial_gradient("L").resize(sample.size))
     data = target.encode(codec, with_alpha, 0, bpp=0.8)
-    assert unpack(data)[0].alpha
+    assert unpack(data)[1][0].alpha
     assert 0.98 * 0.8 <= 8 * len(data) / (sample.width * sample.height) <= 0.8
 
 
