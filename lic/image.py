@@ -16,7 +16,7 @@ from .errors import Corrupt, LicError, Unsupported
 
 # what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000", "QOI", "TGA", "ICO", "PCX")
-FRAME = 100  # milliseconds, of a frame that does not say
+FRAME_TIME = 100  # milliseconds, of a frame that does not say
 _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
@@ -217,7 +217,7 @@ def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
 def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()) -> bytes:
     """A Pillow image -> the bytes of a lossless image file in a format of Pillow's; metadata in PNG and WebP only.
 
-    others: the following frames of an animation, in PNG and WebP. Without a clock every frame is shown for FRAME milliseconds.
+    others: the following frames of an animation, in PNG and WebP. Without a clock every frame is shown for FRAME_TIME milliseconds.
     """
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     if image.mode == "RGBA" and format in ("PPM", "BMP"):
@@ -230,7 +230,7 @@ def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()
         options |= {name: image.info[name] for name in METADATA if name in image.info}
     if others:
         durations = [clock(frame)[0] for frame in (image, *others)]
-        timed = {"duration": durations, "loop": clock(image)[1]} if any(durations) else {"duration": FRAME, "loop": 0}
+        timed = {"duration": durations, "loop": clock(image)[1]} if any(durations) else {"duration": FRAME_TIME, "loop": 0}
         options |= {"save_all": True, "append_images": others, **timed}
     out = io.BytesIO()
     try:

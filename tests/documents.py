@@ -6,6 +6,7 @@ Of a table that is known by its first heading, the cells that hold measured figu
 import csv
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +49,10 @@ def qualities(heading: list[str], cells: list[str]) -> list[str]:
     return [cells[0], *(f"{float(found[float(quality)]):.{digits}f}" for quality in heading[1:])]
 
 
-def bd_rates(heading: list[str], cells: list[str]) -> list[str]:
+def bd_rates(heading: list[str], cells: list[str], table: str = "bd_rates") -> list[str]:
     """`| against | PSNR | 0.15-1.2 bpp | ...`."""
     (anchor,) = (anchor for name, anchor in ANCHORS.items() if re.match(rf"{name}\b", cells[0]))
-    found = {(row["metric"], row["band"]): row["bd_rate"] for row in measured("bd_rates") if row["anchor"] == anchor}
+    found = {(row["metric"], row["band"]): row["bd_rate"] for row in measured(table) if row["anchor"] == anchor}
     return [cells[0], *(f"{percent(float(found[column]))} %" for column in BANDS)]
 
 
@@ -69,6 +70,7 @@ def systems(heading: list[str], cells: list[str]) -> list[str]:
 
 TABLES: dict[str, Callable[[list[str], list[str]], list[str]]] = {
     "bits per pixel": at_rates, "quality": qualities, "against": bd_rates, "model": systems,
+    "with `--tune ms-ssim`, against": partial(bd_rates, table="ms-ssim/bd_rates"),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from lic.codec import Codec
 from lic.errors import LicError
 from lic.evaluate import metrics
-from lic.measures import MEASURES, SHARE, WORTH, Similarity, SquaredError
+from lic.measures import IN_SQUARES, MEASURES, SHARE, Similarity, SquaredError
 
 
 def tensor(picture) -> torch.Tensor:
@@ -24,11 +24,11 @@ def pair(sample):
 
 
 def test_similarity_is_the_metric_nearly(pair):
-    """(1 - MS-SSIM) WORTH is a squared error: half of that, and half of the real one."""
+    """(1 - MS-SSIM) IN_SQUARES is a squared error: half of that, and half of the real one."""
     x, x_hat = map(tensor, pair)
     lacking = Similarity(x)(x_hat) - (1 - SHARE) * SquaredError(x)(x_hat)
     assert float(SquaredError(x)(x_hat)) == pytest.approx(pair[0].size * 10 ** (metrics.psnr(*pair) / -10), rel=1e-4)
-    assert float(lacking) == pytest.approx(SHARE * WORTH / 255**2 * pair[0].size * (1 - metrics.ms_ssim(*pair)), rel=0.1)
+    assert float(lacking) == pytest.approx(SHARE * IN_SQUARES / 255**2 * pair[0].size * (1 - metrics.ms_ssim(*pair)), rel=0.1)
     assert float(Similarity(x)(x)) == pytest.approx(0.0, abs=1e-3)
 
 
