@@ -39,7 +39,8 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 @click.option("--models", callback=_list, help="Our models, by comma, also as NAME+ms-ssim [default: all in the weights folder].")
 @click.option("--qualities", default="0,20,40,60,80,100", show_default=True, callback=_numbers(0, 100))
 @click.option("--against", callback=_list,
-              help="Of Pillow: jpeg, jpeg420, webp, avif, avif-ssim, jpeg2000; of imagecodecs: jxl, heif [default: all that run here].")  # fmt: skip
+              help="Of Pillow: jpeg, jpeg420, webp, avif, avif-ssim, jpeg2000; of imagecodecs: jxl, heif "
+                   "[default: all that run here].")  # fmt: skip
 @effort_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; they share the threads, and times suffer.")
 @click.option("--bits", "with_bits", is_flag=True, help="Also tell where the bits go, at the middle quality.")
