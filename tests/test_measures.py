@@ -80,7 +80,7 @@ def test_tuned_files_are_more_alike_in_structure(sample, model):
             decoded = np.asarray(codec.decode(data))
             found.append((len(data), metrics.psnr(pixels, decoded), metrics.decibel(metrics.ms_ssim(pixels, decoded))))
     for (size, psnr, similarity), (tuned_size, tuned_psnr, tuned_similarity) in zip(found[:2], found[2:], strict=True):
-        assert tuned_size < 1.02 * size
+        assert tuned_size < 1.03 * size
         assert tuned_similarity > similarity + 0.2
         assert psnr - 0.8 < tuned_psnr < psnr
 
