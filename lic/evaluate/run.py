@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__, files, locate
-from ..defaults import EFFORT, TUNES
+from ..defaults import EFFORT, TUNE, TUNES
 from ..errors import LicError
 from ..weights import fingerprint_of
 from . import bits, metrics, neighbours, ours, published, rivals
@@ -103,12 +103,12 @@ def _identity(name: str, effort: int, device: str) -> str:
     """What a measurement of one of our models depends on: its weights, and the program, by content."""
     package = Path(__file__).parent.parent
     program = f"lic {__version__} {_program(*package.glob('*.py'), *package.glob('entropy/*.py'))} torch {torch.__version__}"
-    weights, plus, tune = name.partition("+")
-    if plus and tune not in TUNES:
+    model, entropy, tune = ours.parts(name)
+    if tune not in TUNES:
         raise LicError(f"{name}: cannot tune for {tune!r}; known: {', '.join(TUNES)}")
-    if plus and not effort:
+    if tune != TUNE and not effort:
         raise LicError(f"{name}: without effort nothing is tuned")
-    return f"{locate.by_name(weights).name} {program} effort {effort} {device}{plus}{tune}"
+    return f"{locate.by_name(f'{model}-{entropy}').name} {program} effort {effort} {device} {tune}"
 
 
 def _program(*files: Path) -> str:
