@@ -266,13 +266,14 @@ def test_frames_have_opacities_of_their_own(codec, film, tmp_path):
         )
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
 @pytest.mark.parametrize(("plays", "durations"), [(70_000, [40, 40]), (2**34, [40, 40]), (0, [2**31 - 1] * 2), (1, [2**34, 40])])
-def test_clocks_that_no_animation_can_hold_are_no_traceback(codec, film, format, plays, durations):
+def test_a_clock_that_webp_cannot_hold_is_told(codec, film, plays, durations):
     header, frames = container.unpack(codec.encode_sequence([film[2].crop((0, 0, 40, 40))] * 2, 30, 0))
     frames = [dataclasses.replace(frame, duration=duration) for frame, duration in zip(frames, durations, strict=True)]
     first, second = codec.decode_sequence(container.pack(dataclasses.replace(header, plays=plays), frames))
-    try:
-        assert image.to_bytes(first, format, [second])
-    except LicError as error:
-        assert "cannot write" in str(error)
+    assert image.to_bytes(first, "PNG", [second])
+    if max(plays, *durations) < 2**31:  # what is longer counts as unknown
+        with pytest.raises(LicError, match="cannot write WEBP"):
+            image.to_bytes(first, "WEBP", [second])
+    else:
+        assert image.to_bytes(first, "WEBP", [second])
