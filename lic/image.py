@@ -238,6 +238,6 @@ def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()
             options["pnginfo"] = PngInfo()
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode())
         image.save(out, format, **options)
-    except (OSError, ValueError, RuntimeError) as error:  # WebP ends at 16383 pixels a side, say, and its clock at 24 days
+    except (OSError, ValueError, RuntimeError) as error:  # WebP ends at 16383 pixels a side, say, and its clock after 24 days
         raise LicError(f"cannot write {format}: {error}") from error
     return out.getvalue()
