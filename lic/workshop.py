@@ -226,11 +226,20 @@ def train_latents(folder, model, entropy, device, threads, **options):
 @click.argument("latents", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_training_options
 @click.option("--keep", multiple=True, metavar="PREFIX", help="Parameters called PREFIX... stay as --start has them, hyper.h_a say.")
+@click.option(
+    "--fresh",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="With every batch as many crops of the images there, not searched; for models that have learned already.",
+)
+@enlarge_option
 @device_option
 @threads_option
 def train_entropy(name, latents, checkpoint, device, threads, batch, config, **options):
     """Train the entropy model NAME on what `lic train latents` has put in the folder LATENTS."""
     device = _prepare(device, threads)
+    if options["enlarge"] > 1 and not options["fresh"]:
+        raise click.UsageError("--enlarge is for the crops of --fresh")
     from . import weights
     from .train import stages
     from .train.latents import Pool

@@ -61,7 +61,10 @@ def test_train_entropy_on_frozen_latents(searched, tmp_path, entropy_name):
     config = SMALL_CONFIGS.get(entropy_name, json.loads(SMALL_ENTROPY))
     options = {"minutes": 0.02, "learning_rate": 1e-3}
     stages.train_entropy(pools[looks_back], checkpoint, transforms, name=entropy_name, config=config, **options)
-    with pytest.raises(LicError):
+    if looks_back:
+        with pytest.raises(LicError, match="fresh crops are of single pictures"):
+            stages.train_entropy(pools[True], tmp_path / "f.pt", transforms, name=entropy_name, config=config, fresh=tmp_path, **options)
+    with pytest.raises(LicError, match="wants latents of"):
         stages.train_entropy(pools[not looks_back], checkpoint, transforms, name=entropy_name, config=config, **options)
     written = export.export(checkpoint, "tiny", tmp_path / "w")
     assert [locate.name_of(p) for p in written] == [f"tiny-{entropy_name}"]
@@ -83,6 +86,9 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     trained = held_out_losses(lic(*common, "--out", tmp_path / "t.pt", *start).stdout)
     raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
+    fresh = ("--fresh", folder, "--enlarge", "2")
+    assert held_out_losses(lic(*common, "--out", tmp_path / "f.pt", *start, *fresh).stdout)
+    assert b"--enlarge is for the crops of --fresh" in lic(*common, "--out", tmp_path / "g.pt", *fresh[2:], code=2).stderr
     synthesis = lic("train", "synthesis", tmp_path / "l", "--out", tmp_path / "y.pt", "--minutes", "0.01", "--batch", "2", *threads)
     assert held_out_losses(synthesis.stdout)
     again = lic("train", "synthesis", folder, "--out", tmp_path / "y.pt", "--minutes", "1", code=1)
@@ -198,6 +204,25 @@ def test_what_is_to_be_kept_stays(searched, tmp_path):
     same = {key for key in before if torch.equal(before[key], after[key])}  # where all of z is 0, that of up1, too
     assert {key for key in before if key.startswith("hyper.h_a")} <= same
     assert not {"head.linear.weight", "hyper.mix2.bias"} & same
+
+
+def test_fresh_crops_are_rounded_latents_that_keep_their_centroids(searched, folder):
+    pool, (transforms, _) = Pool(searched[False], torch.device("cpu"), batch=2), weights.load(locate.by_name("tiny", (TINY,)))
+    entropy = exact.thaw(weights.load(locate.by_name("tiny-parallel", (TINY,)))[0])
+    pictures, _ = data.load(folder, torch.device("cpu"))
+    batches, generator = latents.WithFresh(pool, pictures, 2.0, transforms, entropy), torch.Generator().manual_seed(1)
+    first, second = (loss.Latents(*batches.draw(step, 0.0, generator)) for step in range(2))
+    assert first.y.shape == (4, *pool.crops[0].y_hat.shape)
+    assert first.previous is None
+    assert set(first.level[:2].tolist()) <= {int(crop.level) for crop in pool.crops}
+    assert torch.equal(first.y[2:], first.y[2:].round())
+    assert not torch.equal(first.y[2:], second.y[2:])
+    fresh = loss.Latents(*(x[2:] for x in first[:4]))
+    _, parts = loss.latent_rate_distortion(transforms.config, entropy, fresh)
+    assert float(parts["distortion"].abs().max()) < 1e-9 < float(parts["bpp"].min())
+    with torch.no_grad():
+        entropy.head.linear.weight.add_(0.1)  # the model learns, and where fresh crops decode to does not follow it
+        assert float(loss.latent_rate_distortion(transforms.config, entropy, fresh)[1]["distortion"].min()) > 1e-6
 
 
 def test_a_share_that_is_rounded_up_draws_the_last_crop(searched, monkeypatch):

@@ -4,6 +4,7 @@ To find them takes longer than to learn from them, so it is done once (`lic trai
 to one folder, each with a seed of its own.
 """
 
+import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,31 @@ class Pool:
 
     def _of(self, crops: list[Record], field: str) -> Tensor:
         return torch.stack([getattr(crop, field) for crop in crops]).to(self.device)
+
+
+class WithFresh:
+    """The batches of a pool, and with each as many crops that nobody has searched: rounded latents, no two of them alike.
+
+    To search a crop takes ten times as long as to learn from it, and an entropy model that sees few of them again and again
+    learns them by heart. What the synthesis makes of these is not asked: where they decode to, `entropy` has learned
+    already, and shall keep to it.
+    """
+
+    def __init__(self, pool: Pool, pictures: data.Pictures, enlarge: float, transforms: nn.Module, entropy: base.EntropyModel):
+        side = pool.crops[0].x.shape[2]
+        self.pool, self.crops = pool, data.Crops(pictures, pool.batch, side, side, enlarge)
+        self.transforms = transforms.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.entropy = copy.deepcopy(entropy).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple:
+        """A batch of the pool's before one of fresh crops."""
+        x, level = self.crops.draw(step, progress, generator)
+        y = torch.round(self.transforms.analysis(x, level).float())
+        _, parameters = base.predict_real(self.entropy, y, level)
+        fresh = loss.Latents(level, y, gaussian.centroid(y, *parameters), torch.zeros_like(y))
+        found = self.pool.draw(step, progress, generator)
+        return loss.Latents(*(None if ours is None else torch.cat((theirs, ours)) for theirs, ours in zip(found, fresh, strict=True)))
 
 
 class DecodedPool(Pool):

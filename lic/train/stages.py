@@ -11,8 +11,8 @@ from ..entropy import ENTROPY_MODELS
 from ..errors import LicError
 from ..transforms import TRANSFORMS
 from . import adopt, data, linear_start, loss, scales
-from .latents import BETWEEN, FOUND, ROUNDED, DecodedPool, Pool
-from .loop import fit
+from .latents import BETWEEN, FOUND, ROUNDED, DecodedPool, Pool, WithFresh
+from .loop import fit, load
 
 FIT_CROPS, FIT_SIZE = 1024, 128  # what the linear start is fitted to
 START_CROPS = 128  # of the same size, what the scales of blocks start from
@@ -83,12 +83,15 @@ def train_entropy(
     config: dict,
     start: Sequence[Path] = (),
     keep: tuple[str, ...] = (),
+    fresh: Path | None = None,
+    enlarge: float = 1.0,
     **options,
 ) -> None:
     """Train the entropy model `name` on the latents of `pool`, those of frozen `transforms`; see loop.fit for the options.
 
     `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
-    there (adopt.py). `keep`: parameters whose names begin with one of these stay as they start.
+    there (adopt.py). `keep`: parameters whose names begin with one of these stay as they start. `fresh`: a folder of images,
+    of which every batch has as many crops again, every second one enlarged by up to `enlarge` (latents.WithFresh).
     """
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
@@ -101,6 +104,13 @@ def train_entropy(
         if getattr(entropy, "temporal", None) and "entropy.temporal.picture.weight" not in there:  # a model of pictures knows no motion
             linear_start.initialise_motion(transforms, entropy, pool)
 
+    batches = pool
+    if fresh:
+        if entropy.looks_back:
+            raise LicError(f"{name} wants pairs of frames, and fresh crops are of single pictures")
+        if checkpoint.exists():
+            entropy.load_state_dict(load(checkpoint, pool.device)["average"])
+        batches = WithFresh(pool, data.load(fresh, pool.device)[0], enlarge, transforms, entropy)
     for key, parameter in entropy.named_parameters():
         parameter.requires_grad_(not key.startswith(keep))
 
@@ -113,7 +123,7 @@ def train_entropy(
         return loss.validate_latents(transforms.config, model, {name: pool.held_out(state) for name, state in states.items()})
 
     fit(
-        entropy, batch_loss, judged, pool, checkpoint,
+        entropy, batch_loss, judged, batches, checkpoint,
         config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False,
         captured=entropy.capturable, **options,
     )  # fmt: skip
