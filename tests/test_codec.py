@@ -79,6 +79,15 @@ def test_golden_files(tiny, entropy_name, sample):
     assert alike(decoded, Image.open(DATA / f"golden-{entropy_name}.png"))
 
 
+@pytest.mark.parametrize("path", sorted(DATA.glob("earlier-*.lic")), ids=lambda path: path.stem)
+def test_files_of_earlier_versions(path):
+    """Made from the same piece of the sample, quality 70, by the default model of that version.
+
+    Weights that replace others: the others stay in weights/older, or the changelog says what no longer decodes, and this goes.
+    """
+    assert alike(Codec().decode(path.read_bytes()), Image.open(path.with_suffix(".png")))
+
+
 def test_every_truncation_and_every_flipped_byte_is_a_lic_error(tiny, sample):
     data = tiny.encode(sample.crop((64, 100, 192, 200)), 30)
     for length in range(len(data)):

@@ -167,8 +167,9 @@ class WithFresh:
     """The batches of a pool, and with each as many crops that nobody has searched: rounded latents, no two of them alike.
 
     To search a crop takes ten times as long as to learn from it, and an entropy model that sees few of them again and again
-    learns them by heart. What the synthesis makes of these is not asked: where they decode to, `entropy` has learned
-    already, and shall keep to it.
+    learns them by heart. Only bits are learned from these batches: where latents decode to, `entropy` has learned already,
+    and shall keep to it. Slopes are not known of fresh crops, and of searched ones they foretell too little by then: what
+    they promise for small moves of all latents at once, pictures do not keep (weights/README.md).
     """
 
     def __init__(self, pool: Pool, pictures: data.Pictures, enlarge: float, transforms: nn.Module, entropy: base.EntropyModel):
@@ -180,12 +181,12 @@ class WithFresh:
     @torch.no_grad()
     def draw(self, step: int, progress: float, generator: torch.Generator) -> tuple:
         """A batch of the pool's before one of fresh crops."""
-        x, level = self.crops.draw(step, progress, generator)
-        y = torch.round(self.transforms.analysis(x, level).float())
-        _, parameters = base.predict_real(self.entropy, y, level)
-        fresh = loss.Latents(level, y, gaussian.centroid(y, *parameters), torch.zeros_like(y))
         found = self.pool.draw(step, progress, generator)
-        return loss.Latents(*(None if ours is None else torch.cat((theirs, ours)) for theirs, ours in zip(found, fresh, strict=True)))
+        x, level = self.crops.draw(step, progress, generator)
+        y = torch.cat((found.y, torch.round(self.transforms.analysis(x, level).float())))
+        level = torch.cat((found.level, level))
+        y_dec = base.expected_rate(self.entropy, y, level).y_dec
+        return loss.Latents(level, y, y_dec, torch.zeros_like(y))
 
 
 class DecodedPool(Pool):

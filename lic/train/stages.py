@@ -91,7 +91,8 @@ def train_entropy(
 
     `start`: checkpoints of either stage, and weights files; what their entropy models have in common with this one starts from
     there (adopt.py). `keep`: parameters whose names begin with one of these stay as they start. `fresh`: a folder of images,
-    of which every batch has as many crops again, every second one enlarged by up to `enlarge` (latents.WithFresh).
+    of which every batch has as many crops again, every second one enlarged by up to `enlarge`; what has been learned of
+    distortion stays (latents.WithFresh).
     """
     M = transforms.config.latents
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
