@@ -88,6 +88,7 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
     fresh = ("--fresh", folder, "--enlarge", "2")
     assert held_out_losses(lic(*common, "--out", tmp_path / "f.pt", *start, *fresh).stdout)
+    assert b"nothing to start from" in lic(*common, "--out", tmp_path / "g.pt", *fresh, code=1).stderr
     assert b"--enlarge is for the crops of --fresh" in lic(*common, "--out", tmp_path / "g.pt", *fresh[2:], code=2).stderr
     synthesis = lic("train", "synthesis", tmp_path / "l", "--out", tmp_path / "y.pt", "--minutes", "0.01", "--batch", "2", *threads)
     assert held_out_losses(synthesis.stdout)

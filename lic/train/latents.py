@@ -166,7 +166,7 @@ class Pool:
 class WithFresh:
     """The batches of a pool, and with each as many crops that nobody has searched: rounded latents, no two of them alike.
 
-    To search a crop takes ten times as long as to learn from it, and an entropy model that sees few of them again and again
+    To search a crop takes several times as long as to learn from it, and an entropy model that sees few of them again and again
     learns them by heart. Only bits are learned from these batches: where latents decode to, `entropy` has learned already,
     and shall keep to it. Slopes are not known of fresh crops, and of searched ones they foretell too little by then: what
     they promise for small moves of all latents at once, pictures do not keep (weights/README.md).

@@ -109,6 +109,8 @@ def train_entropy(
     if fresh:
         if entropy.looks_back:
             raise LicError(f"{name} wants pairs of frames, and fresh crops are of single pictures")
+        if not (start or checkpoint.exists()):
+            raise LicError("fresh crops are for models that have learned already, and there is nothing to start from")
         if checkpoint.exists():
             entropy.load_state_dict(load(checkpoint, pool.device)["average"])
         batches = WithFresh(pool, data.load(fresh, pool.device)[0], enlarge, transforms, entropy)
