@@ -233,6 +233,7 @@ def train_latents(folder, model, entropy, device, threads, **options):
     help="With every batch as many crops of the images there, not searched; for models that have learned already.",
 )
 @enlarge_option
+@click.option("--bfloat16", is_flag=True, help="For all layers; processors with AVX512_BF16 gain.")
 @device_option
 @threads_option
 def train_entropy(name, latents, checkpoint, device, threads, batch, config, **options):

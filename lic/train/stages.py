@@ -85,6 +85,7 @@ def train_entropy(
     keep: tuple[str, ...] = (),
     fresh: Path | None = None,
     enlarge: float = 1.0,
+    bfloat16: bool = False,
     **options,
 ) -> None:
     """Train the entropy model `name` on the latents of `pool`, those of frozen `transforms`; see loop.fit for the options.
@@ -127,7 +128,7 @@ def train_entropy(
 
     fit(
         entropy, batch_loss, judged, batches, checkpoint,
-        config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=False,
+        config={"latents_of": pool.fingerprint, "entropy": [name, dataclasses.asdict(entropy.config)]}, bfloat16=bfloat16,
         captured=entropy.capturable, **options,
     )  # fmt: skip
 
