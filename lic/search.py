@@ -198,7 +198,7 @@ def _rate(
         known = y.clone().requires_grad_()
         analysed = base.analysis_of(entropy, known, level, previous)
         z = (analysed.detach() + drift if z_hat is None else z_hat.clone()).requires_grad_()
-        with _roughly(y.device.type):
+        with roughly(y.device.type):
             parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
         integers, own_bits, decoded = gaussian.around(y, *parameters)
         chances = (1 - (integers - y).abs()).clamp_min(0.0)
@@ -213,7 +213,7 @@ def distortion(curvature: Tensor | float, slope: Tensor, d: Tensor) -> Tensor:
     return slope * d + curvature / 2 * d * d
 
 
-def _roughly(kind: str) -> torch.autocast:
+def roughly(kind: str) -> torch.autocast:
     """A context where networks run in bfloat16 if that is faster: it is as good for slopes."""
     return torch.autocast(kind, torch.bfloat16, enabled=_rough(kind))
 
@@ -228,7 +228,7 @@ def _distortion(transforms, measure: SquaredError, y_dec: Tensor, level: Tensor)
     H, W = measure.x.shape[2:]
     with torch.enable_grad():
         y_dec = y_dec.contiguous(memory_format=torch.channels_last).detach().requires_grad_()
-        with _roughly(y_dec.device.type):
+        with roughly(y_dec.device.type):
             x_hat = transforms.synthesis(y_dec, level)
         error = WORTH * lambda_of(transforms.config, level) * 255**2 / 3 * measure(x_hat.float()[:, :, :H, :W])
         (slope,) = torch.autograd.grad(error.sum(), y_dec)
