@@ -6,6 +6,7 @@ import documents
 import pytest
 
 from lic import locate
+from lic.weights import OLDER
 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=["README", "weights"])
@@ -18,9 +19,12 @@ def test_tables_hold_the_measured_figures(document):
 
 
 def test_every_weights_file_is_described():
-    described = re.findall(r"^\| `([a-z-]+)\.([0-9a-f]{8})` ", documents.DOCUMENTS[1].read_text(), re.MULTILINE)
+    text = documents.DOCUMENTS[1].read_text()
+    described = re.findall(r"^\| `([a-z-]+)\.([0-9a-f]{8})` ", text, re.MULTILINE)
     there = {(name, locate.fingerprint_of(locate.by_name(name))) for name in locate.names()}
     assert set(described) == there
+    older = (documents.ROOT / "weights" / OLDER).glob("*.safetensors")
+    assert set(re.findall(rf"`{OLDER}/([a-z-]+\.[0-9a-f]{{8}})`", text)) == {path.stem for path in older}
 
 
 def test_files_that_documents_show_exist():
