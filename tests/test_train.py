@@ -87,7 +87,7 @@ def test_train_latents_and_entropy_by_command(folder, tmp_path):
     raw = held_out_losses(lic(*common, "--out", tmp_path / "r.pt").stdout)
     assert trained[-1] < 0.95 * raw[-1]  # of a few steps from nothing
     rough = held_out_losses(lic(*common, "--out", tmp_path / "b.pt", *start, "--bfloat16").stdout)
-    assert rough[-1] == pytest.approx(trained[-1], rel=0.01)
+    assert rough[-1] == pytest.approx(trained[-1], rel=0.03)  # after as many seconds, not steps
     fresh = ("--fresh", folder, "--enlarge", "2")
     assert held_out_losses(lic(*common, "--out", tmp_path / "f.pt", *start, *fresh).stdout)
     assert b"nothing to start from" in lic(*common, "--out", tmp_path / "g.pt", *fresh, code=1).stderr
