@@ -114,6 +114,8 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
     The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
     loss); other metadata is only stored if --keep asks for it.
 
+    A picture of few colours, a screenshot or a drawing, is stored without loss where that takes hardly more bytes.
+
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. How long an animation shows each frame is kept.
     """
@@ -165,7 +167,8 @@ def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixe
         header, frames = container.unpack(data)
         size = f"{header.width}x{header.height}" + (f", {len(frames)} frames" if header.predicted_by else "")
         bpp = 8 * len(data) / (header.width * header.height * len(frames))
-        what = f"{size}, quality {header.quality:.4g}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s"
+        how = f"quality {header.quality:.4g}" if header.weights else "stored without loss"
+        what = f"{size}, {how}, {len(data)} bytes, {bpp:.3f} bits per pixel, {seconds:.1f} s"
         click.echo(f"{shown(sources[0])}: {what}", err=True)
 
 
@@ -247,13 +250,14 @@ def info(source, as_json):
     pixels = header.width * header.height * len(frames)
     facts = {
         "file": shown(source), "width": header.width, "height": header.height, "bytes": len(data),
-        "bits_per_pixel": round(8 * len(data) / pixels, 4), "quality": round(header.quality, 2),
-        "weights": header.weights.hex(), "weights_name": _name_of(header.weights),
+        "bits_per_pixel": round(8 * len(data) / pixels, 4), "lossless": not header.weights, "quality": round(header.quality, 2),
         "payload_bytes": sum(len(frame.payload) for frame in frames),
         "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": sum(len(frame.alpha or b"") for frame in frames),
         "exif_bytes": len(header.exif or b""), "xmp_bytes": len(header.xmp or b""),
         "format_version": container.VERSION, "frames": len(frames),
     }  # fmt: skip
+    if header.weights:
+        facts |= {"weights": header.weights.hex(), "weights_name": _name_of(header.weights)}
     if header.predicted_by:
         facts |= {
             "gop_structure": "".join("IP"[frame.predicted] for frame in frames),

@@ -32,6 +32,7 @@ from .measures import MEASURES
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
+STORED = 1.25  # times as many bytes may a picture take as it is: what is lost otherwise is worth more by the lambda of training
 
 
 class Codec:
@@ -44,6 +45,7 @@ class Codec:
     keep: the metadata that files of pictures hold, "exif", "xmp" or both.
     progress: what iterates over the blocks of a search, tqdm for example.
     tune: what the search goes by, "psnr" or "ms-ssim"; decoding is the same.
+    store: whether a picture is stored as it is where that takes hardly more bytes.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
 
@@ -58,6 +60,7 @@ class Codec:
         keep: Collection[str] = (),
         progress: search.Progress = iter,
         tune: str = TUNE,
+        store: bool = True,
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
         self.device = weights.device_of(device)
@@ -67,7 +70,7 @@ class Codec:
             raise LicError(f"keep: no metadata are called {sorted(strange)[0]!r}")
         if tune not in MEASURES:
             raise LicError(f"cannot tune for {tune!r}; known: {', '.join(MEASURES)}")
-        self.keep, self.progress, self.tune = frozenset(keep), progress, tune
+        self.keep, self.progress, self.tune, self.store = frozenset(keep), progress, tune, store
         self.seconds: dict[str, float] = {}
 
     @property
@@ -89,6 +92,9 @@ class Codec:
         models = self._load(self.path)
         rounded = self._analysis(models, rgb, level)
         frame, _ = self._code(models, *rounded, level, effort)
+        if self.store and (colours := image.pack_colours(rgb, alpha, int(STORED * len(frame.payload)))):
+            header = Header(width, height, None, LEVELS, profile, None, *metadata)
+            return container.pack(header, [Frame(0, colours, alpha=image.pack_alpha(alpha))])
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
         header = Header(width, height, models.fingerprint, level, profile, None, *metadata)
@@ -102,6 +108,8 @@ class Codec:
         """
         self.seconds = {}
         header, frames = container.unpack(data)
+        if not header.weights and number in (None, 1):
+            return self._stored(header, *frames)
         if number is None and len(frames) > 1:
             raise LicError(f"a sequence of {len(frames)} frames: ask for one of them, or decode it into a folder")
         number = 1 if number is None else number
@@ -162,6 +170,9 @@ class Codec:
         """
         self.seconds = {}
         header, frames = container.unpack(data)
+        if not header.weights:
+            yield self._stored(header, *frames)
+            return
         for frame, (models, latents) in zip(frames, self.read(header, frames), strict=True):
             decoded = self._decode_frame(header, frame, models, latents)
             decoded.info |= {} if header.plays is None else {"duration": frame.duration, "loop": header.plays}
@@ -230,8 +241,17 @@ class Codec:
             y_dec = torch.cat([gaussian.centroid(y_hat.float(), *gaussian.from_index(*table)) for y_hat, *table in parts], 1)
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp_(0, 1).mul_(255).round_().byte()
+        return self._assembled(header, frame, x_hat.permute(1, 2, 0).cpu().numpy())
+
+    def _stored(self, header: Header, frame: Frame) -> Image.Image:
+        """A picture that is in the file as it is."""
+        container.check_size(header.width, header.height, self.max_pixels)
+        return self._assembled(header, frame, image.unpack_colours(frame.payload, header.width, header.height))
+
+    @staticmethod
+    def _assembled(header: Header, frame: Frame, rgb: np.ndarray) -> Image.Image:
         alpha = None if frame.alpha is None else image.unpack_alpha(frame.alpha, header.width, header.height)
-        return image.from_samples(Samples(x_hat.permute(1, 2, 0).cpu().numpy(), alpha, header.profile, header.exif, header.xmp))
+        return image.from_samples(Samples(rgb, alpha, header.profile, header.exif, header.xmp))
 
     def _samples(self, picture: Image.Image) -> Samples:
         container.check_size(*picture.size, self.max_pixels)

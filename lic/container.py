@@ -14,7 +14,8 @@
     [alpha       v+n  length in bytes, then the opacity of all pixels as a file of its own, a grey PNG or lossless WebP]
     [EXIF        v+n  length in bytes, then the data, zlib-compressed]
     [XMP         v+n  likewise]
-    payload      n    the range coder's bytes, up to the crc; in a sequence, what follows below
+    payload      n    the range coder's bytes, up to the crc; of a stored picture its colours as a file of its own, a PNG
+                      or lossless WebP; in a sequence, what follows below
     crc          4    CRC-32 (zlib) of everything before it, little-endian
 
     in a sequence, in place of the payload:
@@ -45,7 +46,7 @@ MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
-FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP, FLAG_CLOCK = (1 << bit for bit in range(6))
+FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP, FLAG_CLOCK, FLAG_STORED = (1 << bit for bit in range(7))
 METADATA = ("exif", "xmp")  # what a picture's file may hold besides, as Pillow calls it
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
@@ -58,8 +59,8 @@ class Header:
 
     width: int
     height: int
-    weights: bytes  # FINGERPRINT_BYTES long
-    level: int  # 0..LEVELS
+    weights: bytes | None  # FINGERPRINT_BYTES long; None: a stored picture, in which nothing is lost
+    level: int  # 0..LEVELS; LEVELS of a stored picture
     profile: bytes | None = None  # ICC profile, as it came
     predicted_by: bytes | None = None  # of a sequence: fingerprint of the weights of predicted frames
     exif: bytes | None = None  # not of a sequence; as it came, but for the orientation, which has been applied
@@ -76,7 +77,7 @@ class Header:
 class Frame:
     """One frame: the only one of a picture, or one of a sequence."""
 
-    symbols: int  # 16-bit checksum of the decoded latents
+    symbols: int  # 16-bit checksum of the decoded latents; 0 of a stored picture
     payload: bytes
     predicted: bool = False  # from the frame before; otherwise an intra frame, which stands alone
     duration: int = 0  # milliseconds, of a sequence with a clock
@@ -137,13 +138,14 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
     timed = header.plays is not None
     alphas = [frame.alpha or b"" for frame in frames]
-    sections = (header.profile, header.predicted_by, any(alphas), header.exif, header.xmp, timed)
+    sections = (header.profile, header.predicted_by, any(alphas), header.exif, header.xmp, timed, not header.weights)
     flags = sum(1 << bit for bit, there in enumerate(sections) if there)
-    parts = [MAGIC, bytes([VERSION, flags])]
-    parts += [_varint(header.width), _varint(header.height), header.weights, _varint(header.level)]
+    parts = [MAGIC, bytes([VERSION, flags]), _varint(header.width), _varint(header.height)]
+    if header.weights:
+        parts += [header.weights, _varint(header.level)]
     if not header.predicted_by:
         (frame,) = frames
-        parts += [frame.symbols.to_bytes(2, "little")]
+        parts += [frame.symbols.to_bytes(2, "little")] if header.weights else []
     if header.profile:
         parts += _deflated(header.profile, "ICC profile")
     if any(alphas) and not header.predicted_by:
@@ -175,7 +177,7 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
     sequence = flags & FLAG_SEQUENCE
-    if flags & ~(FLAG_PROFILE | FLAG_ALPHA | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_EXIF | FLAG_XMP)):
+    if flags & ~(FLAG_PROFILE | FLAG_ALPHA | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_EXIF | FLAG_XMP | FLAG_STORED)):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -183,11 +185,12 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     width, height = cursor.varint("width"), cursor.varint("height")
     if not width or not height:
         raise Corrupt("damaged: an image without pixels")
-    weights = cursor.take(FINGERPRINT_BYTES, "weights")
-    level = cursor.varint("quality")
+    stored = flags & FLAG_STORED
+    weights = None if stored else cursor.take(FINGERPRINT_BYTES, "weights")
+    level = LEVELS if stored else cursor.varint("quality")
     if level > LEVELS:
         raise Corrupt("damaged: quality out of range")
-    symbols = None if sequence else cursor.symbols()
+    symbols = 0 if stored or sequence else cursor.symbols()
     profile = _inflated(cursor, "ICC profile") if flags & FLAG_PROFILE else None
     if sequence:
         predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")

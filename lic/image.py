@@ -21,6 +21,7 @@ WRITTEN = {  # how, by format
     "PNG": {"compress_level": 4},  # Pillow's own 6 takes twice as long and more, for files of photographs 3 to 4 % smaller
     "WEBP": {"lossless": True, "exact": True},
 }
+HOPEFUL = 8  # how many times smaller than a PNG that is quickly made a lossless WebP may be: of drawings 1.5 to 7.5 times
 _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
@@ -48,14 +49,18 @@ def _reading(what: str):
 def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Image file bytes -> a loaded Pillow image; every failure is a LicError."""
     with _reading("the image"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size is our guard
-            Image.init()
-            image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        Image.init()
+        image = _opened(data, [name for name in FORMATS if name in Image.OPEN])
         check_size(*image.size, max_pixels)
         _refuse_deep(image, data)
         image.load()
     return image
+
+
+def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size is our guard
+        return Image.open(io.BytesIO(data), formats=formats)
 
 
 def _refuse_deep(image: Image.Image, data: bytes = b"") -> None:
@@ -196,8 +201,26 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes | None:
     image = Image.fromarray(alpha)
     if np.isin(alpha, (0, 255)).all():
         image = image.convert("1", dither=Image.Dither.NONE)
+    return _packed(image, {"quality": 100, "method": 6})
+
+
+def pack_colours(rgb: np.ndarray, alpha: np.ndarray | None, most: int) -> bytes | None:
+    """Colours (H, W, 3) uint8 -> the bytes of a PNG or lossless WebP, whichever is smaller, or None if that takes more than `most`.
+
+    What alpha says is fully transparent becomes black. Photographs are told at once, by a PNG that is quickly made.
+    """
+    image, quick = Image.fromarray(rgb if alpha is None else rgb * (alpha[..., None] > 0)), io.BytesIO()
+    image.save(quick, "PNG", compress_level=1)
+    if quick.tell() > HOPEFUL * most:
+        return None
+    packed = _packed(image, {})
+    return packed if len(packed) <= most else None
+
+
+def _packed(image: Image.Image, webp: dict) -> bytes:
+    """The bytes of a PNG or lossless WebP, whichever is smaller."""
     packed = []
-    for format, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "quality": 100, "method": 6})):
+    for format, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, **webp})):
         with suppress(OSError, ValueError, KeyError):  # WebP ends at 16383 pixels a side, and not every Pillow has it
             out = io.BytesIO()
             image.save(out, format, **options)
@@ -207,15 +230,24 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes | None:
 
 def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
     """The inverse of pack_alpha, of a picture of that size; anything else is Corrupt."""
+    return _unpacked(data, (width, height), ("1", "L", "RGB"), "L", "alpha channel")  # WebP has no grey
+
+
+def unpack_colours(data: bytes, width: int, height: int) -> np.ndarray:
+    """The inverse of pack_colours, likewise."""
+    return _unpacked(data, (width, height), ("RGB",), "RGB", "colours")
+
+
+def _unpacked(data: bytes, size: tuple[int, int], modes: tuple[str, ...], mode: str, what: str) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data), formats=["PNG", "WEBP"])
-        if image.size != (width, height) or image.mode not in ("1", "L", "RGB"):  # WebP has no grey
-            raise Corrupt("damaged: the alpha channel does not fit the picture")
-        return np.asarray(image.convert("L"))
+        image = _opened(data, ("PNG", "WEBP"))
+        if image.size != size or image.mode not in modes:
+            raise Corrupt(f"damaged: {what} of another size or kind than the picture's")
+        return np.asarray(image.convert(mode))
     except LicError:
         raise
     except Exception as error:  # see _reading
-        raise Corrupt("damaged: alpha channel") from error
+        raise Corrupt(f"damaged: {what}") from error
 
 
 def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()) -> bytes:

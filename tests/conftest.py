@@ -50,13 +50,22 @@ def entropy_name(request) -> str:
 
 @pytest.fixture(scope="session")
 def tiny(entropy_name) -> Codec:
-    return Codec(model="tiny", entropy=entropy_name, device="cpu", weights_folder=TINY)
+    return Codec(model="tiny", entropy=entropy_name, device="cpu", weights_folder=TINY, store=False)
 
 
 @pytest.fixture(scope="session")
 def model(entropy_name):
     """A frozen (exact) tiny entropy model."""
     return weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu")).entropy
+
+
+@pytest.fixture(scope="session")
+def drawing() -> Image.Image:
+    """Of few colours, as a screenshot or a chart."""
+    rgb = np.full((120, 150, 3), 250, np.uint8)
+    rgb[20:70, 10:40] = 200, 30, 60
+    rgb[::7, 60::5] = 0
+    return Image.fromarray(rgb)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,20 @@ def test_info_needs_no_weights_and_no_decoding():
     assert "not installed" in text
 
 
+def test_what_is_stored_says_so(tmp_path, drawing):
+    drawing.save(tmp_path / "a.png")
+    told = lic("encode", *TINY_OPTIONS, tmp_path / "a.png", tmp_path / "a.lic").stderr.decode()
+    assert "150x120, stored without loss, " in told
+    facts = json.loads(lic("info", "--json", tmp_path / "a.lic").stdout)
+    assert (facts["lossless"], facts["quality"]) == (True, 100)
+    assert "weights" not in facts
+    assert json.loads(lic("info", "--json", GOLDEN).stdout)["lossless"] is False
+    lic("verify", tmp_path / "a.lic")
+    lic("decode", tmp_path / "a.lic", tmp_path / "b.png")  # without the weights that it was encoded with
+    with Image.open(tmp_path / "b.png") as decoded:
+        assert decoded.tobytes() == drawing.tobytes()
+
+
 def test_metadata_travel_if_asked_for(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "maker"

@@ -1,6 +1,7 @@
 """Round trips through whole files, with tiny weights (fixture `tiny`: a Codec) and with the shipped ones."""
 
 import dataclasses
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -39,13 +40,43 @@ def test_constant_images(tiny, colour):
 
 def test_what_is_like_no_photograph_is_not_made_larger_by_context():
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (128, 64)))
-    codec = Codec("lite")
+    codec = Codec("lite", store=False)
     data = codec.encode(stripes, 100, effort=0)
-    by_itself = Codec("lite", "hyperprior").encode(stripes, 100, effort=0)
+    by_itself = Codec("lite", "hyperprior", store=False).encode(stripes, 100, effort=0)
     assert data == by_itself  # 12 bits a pixel; by context it would be 29
     assert psnr(codec.decode(data), stripes.convert("RGB")) > 25
-    by_default, without_context = (Codec(entropy=name).encode(stripes, 100, effort=0) for name in (ENTROPY, "hyperprior"))
+    by_default, without_context = (Codec(entropy=name, store=False).encode(stripes, 100, effort=0) for name in (ENTROPY, "hyperprior"))
     assert len(by_default) <= len(without_context)
+
+
+def test_a_drawing_is_stored_as_it_is_where_that_is_smaller(drawing, sample):
+    codec, learned = (Codec("tiny", "hyperprior", "cpu", weights_folder=TINY, store=store) for store in (True, False))
+    data = codec.encode(drawing, 60, effort=0)
+    assert len(data) < len(learned.encode(drawing, 60, effort=0))
+    header, frames = container.unpack(data)
+    assert not header.weights
+    for decoded in (codec.decode(data), codec.decode(data, 1), *codec.decode_sequence(data)):
+        assert np.array_equal(np.asarray(decoded), np.asarray(drawing))
+    assert codec.encode(sample, 60, effort=0) == learned.encode(sample, 60, effort=0)
+    clear = drawing.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    clear.info["icc_profile"] = b"a profile"
+    decoded = codec.decode(codec.encode(clear, 60, effort=0))
+    seen = np.asarray(clear)[..., 3] > 0
+    assert np.array_equal(np.asarray(decoded)[seen], np.asarray(clear)[seen])
+    assert decoded.info["icc_profile"] == b"a profile"
+    with pytest.raises(LicError, match="there is no frame 2"):
+        codec.decode(data, 2)
+    with pytest.raises(TooLarge):
+        Codec(max_pixels=10).decode(data)
+    with pytest.raises(Corrupt, match="colours"):
+        codec.decode(container.pack(dataclasses.replace(header, width=151), frames))
+    rng = np.random.default_rng(0)
+    for _ in range(200):  # behind a mended crc
+        damaged = bytearray(frames[0].payload)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        with suppress(LicError):
+            assert codec.decode(container.pack(header, [dataclasses.replace(frames[0], payload=bytes(damaged))])).size == drawing.size
 
 
 def test_alpha_is_kept_without_loss(tiny, sample):

@@ -18,6 +18,8 @@ GOLDEN_SEQUENCE = b"".join((
 ))  # fmt: skip
 
 
+STORED_HEADER = Header(768, 512, None, 4096)
+STORED = bytes.fromhex("8a4c4943 02 40 8006 8004") + b"payload"
 SEQUENCE_START = b"\x8aLIC\x02\x02\x10\x08abcd\x01efgh"
 TIMED_START = b"\x8aLIC\x02\x26\x10\x08abcd\x01efgh"  # with alpha channels, too
 
@@ -29,6 +31,8 @@ def sealed(body: bytes) -> bytes:
 def test_golden_bytes():
     assert pack(HEADER, [FRAME]) == GOLDEN
     assert unpack(GOLDEN) == (HEADER, [FRAME])
+    assert pack(STORED_HEADER, [Frame(0, b"payload")]) == sealed(STORED)
+    assert unpack(sealed(STORED)) == (STORED_HEADER, [Frame(0, b"payload")])
     assert pack(SEQUENCE_HEADER, SEQUENCE) == GOLDEN_SEQUENCE
     assert unpack(GOLDEN_SEQUENCE) == (SEQUENCE_HEADER, SEQUENCE)
 
@@ -69,6 +73,8 @@ def test_metadata_are_stored_behind_the_alpha_channel():
     exif, xmp = (bytes([len(x)]) + x for x in (zlib.compress(b"exif", 9), zlib.compress(b"xmp", 9)))
     assert data[:-4] == bytes.fromhex("8a4c4943 02 1c 03 05") + b"abcd" + bytes.fromhex("01 efbe 05") + b"alpha" + exif + xmp + b"payload"
     assert unpack(data) == (WITH_METADATA, [replace(FRAME, alpha=b"alpha")])
+    stored = replace(WITH_METADATA, weights=None, level=4096), [Frame(0, b"payload", alpha=b"alpha")]
+    assert unpack(pack(*stored)) == stored
 
 
 FULL_HEADER = replace(SEQUENCE_HEADER, plays=2)
@@ -79,7 +85,8 @@ FULL = [
 WITH_METADATA = Header(3, 5, b"abcd", 1, exif=b"exif", xmp=b"xmp")
 WITH_ALPHA = pack(Header(3, 5, b"abcd", 1, b"icc"), [replace(FRAME, alpha=b"alpha")])
 METADATA = pack(WITH_METADATA, [replace(FRAME, alpha=b"alpha")])
-SOME = [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, METADATA, GOLDEN_SEQUENCE, pack(FULL_HEADER, FULL)]
+SOME = [GOLDEN, pack(Header(3, 5, b"abcd", 1, b"icc"), [FRAME]), WITH_ALPHA, METADATA, GOLDEN_SEQUENCE]
+SOME += [pack(FULL_HEADER, FULL), sealed(STORED)]
 
 
 @pytest.mark.parametrize("data", SOME)
@@ -106,7 +113,7 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
         (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
         (GOLDEN[:5] + b"\x20" + GOLDEN[6:], Unsupported, "unknown flags 0x20"),
-        (GOLDEN[:5] + b"\x40" + GOLDEN[6:], Unsupported, "unknown flags 0x40"),
+        (GOLDEN[:5] + b"\x42" + GOLDEN[6:], Unsupported, "unknown flags 0x42"),
         (GOLDEN[:5] + b"\x0a" + GOLDEN[6:], Unsupported, "unknown flags 0x0a"),
         (GOLDEN[:5] + b"\x12" + GOLDEN[6:], Unsupported, "unknown flags 0x12"),
         (sealed(b"\x8aLIC\x02\x08\x01\x01abcd\x00\x00\x00\x7fabc"), Corrupt, "truncated in its EXIF data"),

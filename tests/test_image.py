@@ -84,6 +84,26 @@ def test_alpha_in_bytes_and_back(alpha):
             image.unpack_alpha(bad, w, h)
 
 
+def test_colours_in_bytes_and_back(drawing, sample, monkeypatch):
+    rgb = np.asarray(drawing)
+    h, w, _ = rgb.shape
+    data = image.pack_colours(rgb, None, 2000)
+    assert np.array_equal(image.unpack_colours(data, w, h), rgb)
+    assert image.pack_colours(rgb, None, len(data)) == data
+    assert image.pack_colours(rgb, None, len(data) - 1) is None
+    alpha = np.zeros((h, w), np.uint8)
+    alpha[:60] = 1
+    seen = image.unpack_colours(image.pack_colours(rgb, alpha, 2000), w, h)
+    assert np.array_equal(seen[:60], rgb[:60])
+    assert not seen[60:].any()
+    wrong = [saved(drawing, "BMP"), saved(drawing.convert("L"), "PNG"), saved(drawing.crop((0, 0, 9, h)), "PNG")]
+    for bad in (data[: len(data) // 2], b"", *wrong):
+        with pytest.raises(Corrupt, match="colours"):
+            image.unpack_colours(bad, w, h)
+    monkeypatch.setattr(image, "_packed", None)  # of a photograph that is not even tried
+    assert image.pack_colours(np.asarray(sample), None, sample.width * sample.height // 8) is None
+
+
 @pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "or 32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
 def test_other_modes_are_refused_by_name(mode, words):
     with pytest.raises(Unsupported, match=words):

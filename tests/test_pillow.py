@@ -40,6 +40,12 @@ assert 'torch' not in sys.modules"""
     assert alike(image, tiny_codec.decode(data))
 
 
+def test_a_stored_picture(drawing):
+    image = Image.open(io.BytesIO(saved(drawing, quality=40, effort=0)))
+    assert image.info["quality"] == 100
+    assert image.tobytes() == drawing.tobytes()
+
+
 def test_save_round_trip(tmp_path, tiny_codec, sample):
     sample.save(tmp_path / "a.lic", quality=80, effort=0, icc_profile=b"a profile of some length")
     assert (tmp_path / "a.lic").read_bytes() != saved(sample, quality=20, effort=0)

@@ -55,6 +55,14 @@ def test_decibels_are_those_of_what_is_decoded(codec, sample, effort):
     assert asked <= psnr(np.asarray(sample), np.asarray(codec.decode(data))) <= asked + 0.1
 
 
+def test_what_is_stored_is_the_best_of_its_size(codec, drawing):
+    stored = codec.encode(drawing, 100, 0)
+    for goal in ({"size": len(stored)}, {"size": 10 * len(stored)}, {"psnr": 60}):
+        assert target.encode(codec, drawing, 1, **goal) == stored
+    with pytest.raises(LicError, match=f"fewest are {len(stored)}"):
+        target.encode(codec, drawing, 1, size=len(stored) - 1)
+
+
 def test_what_no_quality_gives_is_told_with_what_the_nearest_gives(codec, sample):
     smallest = len(codec.encode(sample, 0, 0))
     with pytest.raises(LicError, match=f"fewest are {smallest}"):

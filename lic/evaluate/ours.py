@@ -21,9 +21,9 @@ def parts(name: str) -> tuple[str, str, str]:
 
 @cache
 def warm(name: str, device: str) -> Codec:
-    """The codec called `name`, after its first call: what it needs once is done."""
+    """The codec called `name`, after its first call: what it needs once is done. It stores no picture as it is: models are measured."""
     model, entropy, tune = parts(name)
-    codec = Codec(model, entropy, device, tune=tune)
+    codec = Codec(model, entropy, device, tune=tune, store=False)
     codec.decode(codec.encode(Image.new("RGB", (64, 64))))
     return codec
 
