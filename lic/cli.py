@@ -22,7 +22,7 @@ from . import __version__, batch, container, files, locate, startup, workshop
 from .batch import shown
 from .defaults import ENTROPY, GOP, MODEL, TEMPORAL, TUNE
 from .errors import LicError, MissingWeights
-from .options import codec_options, effort_option, goal_options, keep_option, quiet_option, tune_option
+from .options import codec_options, convert_option, effort_option, goal_options, keep_option, quiet_option, tune_option
 
 FORMATS = {  # what decode can write
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
@@ -106,9 +106,12 @@ def _is_other(target: Path) -> bool:
 @click.option("--fps", type=click.FloatRange(0, 1000, min_open=True), metavar="N",
               help="Of a sequence, frames per second [default: what an animation says].")  # fmt: skip
 @keep_option
+@convert_option
 @codec_options
 @quiet_option
-def encode(names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, keep, tune, **options):
+def encode(
+    names, into, skip, replace, device, threads, max_pixels, model, entropy, temporal, weights_folder, keep, tune, convert, **options
+):
     """Compress an image file that Pillow can read into a .lic file; with -O, many, each into one of its own.
 
     The orientation that EXIF asks for is applied, an ICC profile and an alpha channel are kept (the latter without
@@ -119,11 +122,14 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
     Several files of one size, in this order, or one animation become a sequence: later frames are predicted from those
     before where that is smaller. How long an animation shows each frame is kept.
     """
-    what = {"model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder, "keep": keep, "tune": tune}
+    what = {
+        "model": model, "entropy": entropy, "temporal": temporal, "weights_folder": weights_folder,
+        "keep": keep, "tune": tune, "convert": convert,
+    }  # fmt: skip
     if tune != TUNE and not options["effort"]:
         raise click.UsageError("--tune needs an --effort of 1 or more")
     what["progress"] = iter if options["quiet"] else batch.bar
-    work = partial(_encode, _codec(device, threads, max_pixels, **what), max_pixels=max_pixels, **options)
+    work = partial(_encode, _codec(device, threads, max_pixels, **what), max_pixels=max_pixels, convert=convert, **options)
     if into:
         return batch.run(work, batch.outputs(names, into, ".lic"), skip, replace)
     *sources, target = names
@@ -135,14 +141,14 @@ def encode(names, into, skip, replace, device, threads, max_pixels, model, entro
         work(sources, target)
 
 
-def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixels, quiet):
+def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixels, convert, quiet):
     from . import image
 
     for source in sources:
         _not_the_same(source, target)
     files.check_place(target)
     with _about(sources[:1]):
-        picture = image.open_bytes(files.read(sources[0]), max_pixels)
+        picture = image.open_bytes(files.read(sources[0]), max_pixels, convert)
     start = time.perf_counter()
     left = deque(sources)
     with _about(left):
@@ -152,7 +158,7 @@ def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixe
         if fps and not several:
             raise LicError("a single picture has no --fps")
         if several:
-            pictures = _pictures(picture, left, max_pixels) if len(sources) > 1 else image.frames(picture)
+            pictures = _pictures(picture, left, max_pixels, convert) if len(sources) > 1 else image.frames(picture, convert)
             data = codec().encode_sequence(image.at_rate(pictures, fps) if fps else pictures, quality, effort, gop)
         elif goal:
             from .target import encode as meet
@@ -172,14 +178,14 @@ def _encode(codec, sources, target, *, quality, goal, effort, gop, fps, max_pixe
         click.echo(f"{shown(sources[0])}: {what}", err=True)
 
 
-def _pictures(first, left: deque[Path], max_pixels: int):
+def _pictures(first, left: deque[Path], max_pixels: int, convert: bool):
     """One at a time, as a sequence may be longer than memory; left[0] is the file of the last one."""
     from . import image
 
     yield first
     while len(left) > 1:
         left.popleft()
-        yield image.open_bytes(files.read(left[0]), max_pixels)
+        yield image.open_bytes(files.read(left[0]), max_pixels, convert)
 
 
 @cli.command()

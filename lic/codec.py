@@ -45,6 +45,7 @@ class Codec:
     keep: the metadata that files of pictures hold, "exif", "xmp" or both.
     progress: what iterates over the blocks of a search, tqdm for example.
     tune: what the search goes by, "psnr" or "ms-ssim"; decoding is the same.
+    convert: make 8-bit RGB of what cannot be kept otherwise, see image.to_samples.
     store: whether a picture is stored as it is where that takes hardly more bytes.
     seconds: how long the last call spent on each stage: load, transform, search, entropy.
     """
@@ -60,6 +61,7 @@ class Codec:
         keep: Collection[str] = (),
         progress: search.Progress = iter,
         tune: str = TUNE,
+        convert: bool = False,
         store: bool = True,
     ):
         self.model, self.name, self.temporal_name = model, f"{model}-{entropy}", f"{model}-{temporal}"
@@ -70,7 +72,7 @@ class Codec:
             raise LicError(f"keep: no metadata are called {sorted(strange)[0]!r}")
         if tune not in MEASURES:
             raise LicError(f"cannot tune for {tune!r}; known: {', '.join(MEASURES)}")
-        self.keep, self.progress, self.tune, self.store = frozenset(keep), progress, tune, store
+        self.keep, self.progress, self.tune, self.convert, self.store = frozenset(keep), progress, tune, convert, store
         self.seconds: dict[str, float] = {}
 
     @property
@@ -255,7 +257,7 @@ class Codec:
 
     def _samples(self, picture: Image.Image) -> Samples:
         container.check_size(*picture.size, self.max_pixels)
-        return image.to_samples(picture)._replace(**dict.fromkeys(set(container.METADATA) - self.keep))
+        return image.to_samples(picture, self.convert)._replace(**dict.fromkeys(set(container.METADATA) - self.keep))
 
     def _levels(self, level: int) -> Tensor:
         return torch.tensor([level], device=self.device)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,6 +26,7 @@ _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
 }  # fmt: skip
+_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 # of the tags of TIFF those that do not say how pixels are stored
 DESCRIPTIVE = {
     Base.ImageDescription, Base.Make, Base.Model, Base.XResolution, Base.YResolution, Base.ResolutionUnit, Base.Software,
@@ -46,13 +47,17 @@ def _reading(what: str):
         raise LicError(f"cannot read {what}: {error or type(error).__name__}") from error
 
 
-def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Image file bytes -> a loaded Pillow image; every failure is a LicError."""
+def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS, convert: bool = False) -> Image.Image:
+    """Image file bytes -> a loaded Pillow image; every failure is a LicError.
+
+    convert: let Pillow cut samples of colours to 8 bits, which is refused otherwise.
+    """
     with _reading("the image"):
         Image.init()
         image = _opened(data, [name for name in FORMATS if name in Image.OPEN])
         check_size(*image.size, max_pixels)
-        _refuse_deep(image, data)
+        if not convert:
+            _refuse_deep(image, data)
         image.load()
     return image
 
@@ -69,7 +74,7 @@ def _refuse_deep(image: Image.Image, data: bytes = b"") -> None:
     data: of AVIF and JPEG 2000 only the file itself tells.
     """
     if image.mode not in _REFUSED and _is_deep(image, data):  # those are told by to_samples, more precisely
-        raise Unsupported("more than 8 bits per sample are not supported yet")
+        raise Unsupported("more than 8 bits per sample are not kept (see --convert)")
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
@@ -94,12 +99,13 @@ def frame_count(image: Image.Image) -> int:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with further views behind it
 
 
-def frames(image: Image.Image) -> Iterator[Image.Image]:
-    """The frames of an animation as pictures, one at a time."""
+def frames(image: Image.Image, convert: bool = False) -> Iterator[Image.Image]:
+    """The frames of an animation as pictures, one at a time; convert: see open_bytes."""
     for k in range(frame_count(image)):
         with _reading(f"frame {k + 1}"):
             image.seek(k)
-            _refuse_deep(image)
+            if not convert:
+                _refuse_deep(image)
             picture = image.copy()
         yield picture
 
@@ -130,32 +136,60 @@ class Samples(NamedTuple):
     xmp: bytes | None = None
 
 
-def to_samples(image: Image.Image) -> Samples:
+def to_samples(image: Image.Image, convert: bool = False) -> Samples:
     """A Pillow image -> its samples.
 
     Grey, palette and bilevel images become RGB, which loses nothing. Colours that are fully transparent follow their
     surroundings: nobody sees them, and so they cost next to nothing. Raises Unsupported for what cannot be kept.
+
+    convert: make 8-bit RGB, sRGB if it has a profile, of more bits, of CMYK and of grey with a profile.
     """
     if frame_count(image) > 1:
         raise Unsupported(f"{frame_count(image)} frames: an animation, not a picture")
-    if image.mode in _REFUSED:
-        raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not supported yet")
+    known = convert and (image.mode in (*_SIXTEEN, "CMYK") or (image.mode == "I" and image.format in ("PNG", "PPM")))  # these scale it
+    if image.mode in _REFUSED and not known:
+        raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not kept" + " (see --convert)" * (not convert))
     with _reading("the image"):
-        _refuse_deep(image)
+        if not convert:
+            _refuse_deep(image)
         exif = _exif_of_tiff(image) if image.format == "TIFF" else None
+        with suppress(Exception):  # EXIF data that nobody can read say nothing of an orientation
+            image = ImageOps.exif_transpose(image)
+        if convert:
+            image = _converted(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
         profile = image.info.get("icc_profile") or None
-        if profile and profile[16:20] == b"GRAY":
-            raise Unsupported("an ICC profile for grey samples is not supported yet")
-        with suppress(Exception):  # EXIF data that nobody can read say nothing of an orientation
-            image = ImageOps.exif_transpose(image)
+        if _is_grey(profile):
+            raise Unsupported("an ICC profile for grey samples is not kept (see --convert)")
         rgb, alpha = np.asarray(image.convert("RGB")), None
         if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
             alpha = np.asarray(image.getchannel("A"))
             rgb = _filled(rgb, alpha)
         exif, xmp = exif or image.info.get("exif"), image.info.get("xmp")  # as they are now: not turned any more
         return Samples(rgb, alpha, profile, exif or None, xmp or None)
+
+
+def _is_grey(profile: bytes | None) -> bool:
+    return bool(profile) and profile[16:20] == b"GRAY"
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """The same with 8 bits a sample, and RGB in place of CMYK and of what a profile for grey samples says."""
+    info, profile = dict(image.info), image.info.get("icc_profile")
+    if image.mode in (*_SIXTEEN, "I"):
+        if "transparency" in info:
+            raise Unsupported("16-bit samples of grey of which one is transparent")
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "CMYK" or _is_grey(profile):
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        image, to = image.convert("L") if _is_grey(profile) else image, ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, io.BytesIO(profile), to, outputMode="RGB") if profile else image.convert("RGB")
+        if alpha:
+            image.putalpha(alpha)
+        info = {key: value for key, value in info.items() if key not in ("icc_profile", "transparency")}
+    image.info = info
+    return image
 
 
 def _exif_of_tiff(image: Image.Image) -> bytes | None:

@@ -23,6 +23,7 @@ weights_option = click.option("--weights", "weights_folder", type=click.Path(pat
 _KEEP = {"none": ()} | {name: (name,) for name in container.METADATA} | {"all": container.METADATA}
 keep_option = click.option("--keep", type=click.Choice(list(_KEEP)), default="none", show_default=True,
                            callback=lambda context, option, name: _KEEP[name], help="Metadata of a picture to store.")  # fmt: skip
+convert_option = click.option("--convert", is_flag=True, help="Make 8-bit RGB of more bits, of CMYK and of grey with a profile.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 

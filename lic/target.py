@@ -45,7 +45,7 @@ def at_most(size: float) -> Target:
 
 def at_least(psnr: float, codec, picture: Image.Image) -> Target:
     """A PSNR of so many dB, RGB, of what `codec` decodes."""
-    original = image.to_samples(picture).rgb
+    original = image.to_samples(picture, codec.convert).rgb
 
     def excess(data: bytes) -> float:
         return min(metrics.psnr(original, image.to_samples(codec.decode(data)).rgb), LOSSLESS) - psnr

@@ -127,6 +127,17 @@ def test_what_is_stored_says_so(tmp_path, drawing):
         assert decoded.tobytes() == drawing.tobytes()
 
 
+def test_what_has_more_bits_is_converted_if_asked_for(tmp_path):
+    Image.fromarray(np.full((40, 50), 40000, np.uint16)).save(tmp_path / "a.png")
+    refused = lic("encode", *TINY_OPTIONS, tmp_path / "a.png", tmp_path / "a.lic", code=1).stderr.decode()
+    assert "16-bit samples" in refused
+    assert "see --convert" in refused
+    lic("encode", *TINY_OPTIONS, "--convert", tmp_path / "a.png", tmp_path / "a.lic")
+    lic("decode", tmp_path / "a.lic", tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as decoded:
+        assert decoded.getpixel((9, 9)) == (156, 156, 156)
+
+
 def test_metadata_travel_if_asked_for(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "maker"

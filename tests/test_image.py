@@ -154,6 +154,48 @@ def test_deep_colour_is_refused_before_it_is_loaded_and_in_later_frames():
         list(image.frames(pages))
 
 
+def test_convert_makes_8_bits_of_what_has_more():
+    for data in (png_of_16_bit_colour(), tiff_of_16_bit_colour(), b"P6 2 2 65535\n" + bytes(24)):
+        assert image.to_samples(image.open_bytes(data, convert=True), convert=True).rgb.shape == (2, 2, 3)
+    deep = np.array([[0, 128, 129, 385, 386, 65406, 65407, 65535]], np.uint16)
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    for format in ("PNG", "TIFF", "PPM"):
+        options = {} if format == "PPM" else {"exif": upright}
+        read = image.open_bytes(saved(Image.fromarray(deep), format, **options), convert=True)
+        rgb = image.to_samples(read, convert=True).rgb.reshape(-1, 3)
+        assert (rgb == np.array([0, 0, 1, 1, 2, 254, 255, 255])[:, None]).all()
+        assert image.to_samples(read, convert=True).rgb.shape[1] == (8 if format == "PPM" else 1)
+    with pytest.raises(Unsupported, match="one is transparent"):
+        image.to_samples(image.open_bytes(saved(Image.fromarray(deep), "PNG", transparency=5), convert=True), convert=True)
+    for mode in ("I", "F", "LAB"):  # what their numbers mean is not known
+        with pytest.raises(Unsupported, match=r"are not kept$"):
+            image.to_samples(Image.new(mode, (4, 4)), convert=True)
+
+
+def grey_profile() -> bytes:
+    """An ICC profile of linear grey: header, tag table, white point and curve (ICC.1:2001-04, sections 6.1 to 6.5)."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHH", 1, 256, 0)  # gamma 1, padded
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), 14)
+    body = tags + white + curve
+    head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp" + bytes(28)
+    return (head + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)).ljust(128, b"\0") + body
+
+
+def test_convert_makes_rgb_of_cmyk_and_of_grey_with_a_profile():
+    cyan = image.to_samples(image.open_bytes(saved(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "JPEG")), convert=True)
+    assert cyan.rgb[0, 0].tolist() == [0, 255, 255]
+    grey = Image.new("LA", (4, 4), (100, 50))
+    grey.info["icc_profile"] = grey_profile()
+    samples = image.to_samples(image.open_bytes(saved(grey, "PNG")), convert=True)
+    assert samples.profile is None
+    assert (samples.alpha == 50).all()
+    red, green, blue = samples.rgb[0, 0].tolist()
+    assert red == green == blue
+    assert red > 110  # of gamma 1: 100 / 255 is brighter than in sRGB
+
+
 def test_five_and_six_bits_are_not_deep():
     head = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x07E0, 0x001F)
     bmp = b"BM" + struct.pack("<IHHI", 14 + len(head) + 4, 0, 0, 14 + len(head)) + head + struct.pack("<HH", 0xF800, 0)
