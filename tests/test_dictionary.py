@@ -133,5 +133,5 @@ def test_flat_graphics_shrink():
     draw = ImageDraw.Draw(picture)
     draw.rectangle((40, 40, 90, 100), fill="navy")
     draw.text((120, 60), "some words", fill="black")
-    sizes = [len(Codec("tiny", name, "cpu", TINY).encode(picture, 50, 0)) for name in ("factorized", "local-dictionary")]
+    sizes = [len(Codec("tiny", name, "cpu", TINY, store=False).encode(picture, 50, 0)) for name in ("factorized", "local-dictionary")]
     assert sizes[1] < 0.9 * sizes[0]
