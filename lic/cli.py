@@ -18,10 +18,11 @@ from pathlib import Path
 
 import click
 
-from . import __version__, batch, container, files, locate, startup, workshop
+from . import __version__, batch, container, files, startup, workshop
 from .batch import shown
 from .defaults import ENTROPY, GOP, MODEL, TEMPORAL, TUNE
-from .errors import LicError, MissingWeights
+from .errors import LicError
+from .facts import facts
 from .options import codec_options, convert_option, effort_option, goal_options, keep_option, quiet_option, tune_option
 
 FORMATS = {  # what decode can write
@@ -251,38 +252,12 @@ def _decode(codec, sources, target, *, extension, number, many=False):
 def info(source, as_json):
     """Print what a .lic file says of itself, without decoding it."""
     with _about([source]):
-        data = files.read(source)
-        header, frames = container.unpack(data)
-    pixels = header.width * header.height * len(frames)
-    facts = {
-        "file": shown(source), "width": header.width, "height": header.height, "bytes": len(data),
-        "bits_per_pixel": round(8 * len(data) / pixels, 4), "lossless": not header.weights, "quality": round(header.quality, 2),
-        "payload_bytes": sum(len(frame.payload) for frame in frames),
-        "icc_profile_bytes": len(header.profile or b""), "alpha_bytes": sum(len(frame.alpha or b"") for frame in frames),
-        "exif_bytes": len(header.exif or b""), "xmp_bytes": len(header.xmp or b""),
-        "format_version": container.VERSION, "frames": len(frames),
-    }  # fmt: skip
-    if header.weights:
-        facts |= {"weights": header.weights.hex(), "weights_name": _name_of(header.weights)}
-    if header.predicted_by:
-        facts |= {
-            "gop_structure": "".join("IP"[frame.predicted] for frame in frames),
-            "predicted_by": header.predicted_by.hex(), "predicted_by_name": _name_of(header.predicted_by),
-        }  # fmt: skip
-    if header.plays is not None:
-        facts |= {"milliseconds": sum(frame.duration for frame in frames), "plays": header.plays}
+        found = {"file": shown(source), **facts(files.read(source))}
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(found))
         return
-    for key, value in facts.items():
+    for key, value in found.items():
         click.echo(f"{key.replace('_', ' '):18} {'not installed' if value is None else value}")
-
-
-def _name_of(fingerprint: bytes) -> str | None:
-    try:
-        return locate.name_of(locate.by_fingerprint(fingerprint.hex()))
-    except MissingWeights:
-        return None
 
 
 @cli.command()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from . import coders, container, image, locate, search, weights
+from . import coders, container, image, locate, search, stored, weights
 from .container import LEVELS, STRIDE, Frame, Header
 from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL, TUNE
 from .entropy import base, gaussian
@@ -94,13 +94,13 @@ class Codec:
         models = self._load(self.path)
         rounded = self._analysis(models, rgb, level)
         frame, _ = self._code(models, *rounded, level, effort)
-        if self.store and (colours := image.pack_colours(rgb, alpha, int(STORED * len(frame.payload)))):
+        if self.store and (colours := stored.pack_colours(rgb, alpha, int(STORED * len(frame.payload)))):
             header = Header(width, height, None, LEVELS, profile, None, *metadata)
-            return container.pack(header, [Frame(0, colours, alpha=image.pack_alpha(alpha))])
+            return container.pack(header, [Frame(0, colours, alpha=stored.pack_alpha(alpha))])
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
         header = Header(width, height, models.fingerprint, level, profile, None, *metadata)
-        return container.pack(header, [replace(frame, alpha=image.pack_alpha(alpha))])
+        return container.pack(header, [replace(frame, alpha=stored.pack_alpha(alpha))])
 
     @torch.no_grad()
     def decode(self, data: bytes, number: int | None = None) -> Image.Image:
@@ -156,7 +156,7 @@ class Codec:
             if frames and since_intra < gop:
                 coded.append(self._code(temporal, *rounded, level, effort, y_hat))
             frame, y_hat = min(coded, key=lambda one: len(one[0].payload))
-            frames.append(replace(frame, duration=duration, alpha=image.pack_alpha(alpha)))
+            frames.append(replace(frame, duration=duration, alpha=stored.pack_alpha(alpha)))
             since_intra = since_intra + 1 if frame.predicted else 1
         if header is None:
             raise LicError("a sequence needs at least one frame")
@@ -248,11 +248,11 @@ class Codec:
     def _stored(self, header: Header, frame: Frame) -> Image.Image:
         """A picture that is in the file as it is."""
         container.check_size(header.width, header.height, self.max_pixels)
-        return self._assembled(header, frame, image.unpack_colours(frame.payload, header.width, header.height))
+        return self._assembled(header, frame, stored.unpack_colours(frame.payload, header.width, header.height))
 
     @staticmethod
     def _assembled(header: Header, frame: Frame, rgb: np.ndarray) -> Image.Image:
-        alpha = None if frame.alpha is None else image.unpack_alpha(frame.alpha, header.width, header.height)
+        alpha = None if frame.alpha is None else stored.unpack_alpha(frame.alpha, header.width, header.height)
         return image.from_samples(Samples(rgb, alpha, header.profile, header.exif, header.xmp))
 
     def _samples(self, picture: Image.Image) -> Samples:

@@ -12,7 +12,7 @@ from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
 from .container import MAX_PIXELS, METADATA, check_size
-from .errors import Corrupt, LicError, Unsupported
+from .errors import LicError, Unsupported
 
 # what Pillow may try on untrusted bytes: no format that runs a program of its own (EPS starts Ghostscript)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF", "JPEG2000", "QOI", "TGA", "ICO", "PCX")
@@ -21,7 +21,6 @@ WRITTEN = {  # how, by format
     "PNG": {"compress_level": 4},  # Pillow's own 6 takes twice as long and more, for files of photographs 3 to 4 % smaller
     "WEBP": {"lossless": True, "exact": True},
 }
-HOPEFUL = 8  # how many times smaller than a PNG that is quickly made a lossless WebP may be: of drawings 1.5 to 7.5 times
 _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
@@ -54,7 +53,7 @@ def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS, convert: bool = False)
     """
     with _reading("the image"):
         Image.init()
-        image = _opened(data, [name for name in FORMATS if name in Image.OPEN])
+        image = opened(data, [name for name in FORMATS if name in Image.OPEN])
         check_size(*image.size, max_pixels)
         if not convert:
             _refuse_deep(image, data)
@@ -62,7 +61,8 @@ def open_bytes(data: bytes, max_pixels: int = MAX_PIXELS, convert: bool = False)
     return image
 
 
-def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
+def opened(data: bytes, formats: Sequence[str]) -> Image.Image:
+    """Image.open of an image file's bytes, whose size has been or will be checked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size is our guard
         return Image.open(io.BytesIO(data), formats=formats)
@@ -226,62 +226,6 @@ def from_samples(samples: Samples) -> Image.Image:
     image = Image.fromarray(rgb if alpha is None else np.dstack((rgb, alpha)))
     image.info |= {name: data for name, data in zip(("icc_profile", *METADATA), rest, strict=True) if data}
     return image
-
-
-def pack_alpha(alpha: np.ndarray | None) -> bytes | None:
-    """Opacity (H, W) uint8 -> the bytes of a grey picture, PNG or lossless WebP, whichever is smaller; None -> None."""
-    if alpha is None:
-        return None
-    image = Image.fromarray(alpha)
-    if np.isin(alpha, (0, 255)).all():
-        image = image.convert("1", dither=Image.Dither.NONE)
-    return _packed(image, {"quality": 100, "method": 6})
-
-
-def pack_colours(rgb: np.ndarray, alpha: np.ndarray | None, most: int) -> bytes | None:
-    """Colours (H, W, 3) uint8 -> the bytes of a PNG or lossless WebP, whichever is smaller, or None if that takes more than `most`.
-
-    What alpha says is fully transparent becomes black. Photographs are told at once, by a PNG that is quickly made.
-    """
-    image, quick = Image.fromarray(rgb if alpha is None else rgb * (alpha[..., None] > 0)), io.BytesIO()
-    image.save(quick, "PNG", compress_level=1)
-    if quick.tell() > HOPEFUL * most:
-        return None
-    packed = _packed(image, {})
-    return packed if len(packed) <= most else None
-
-
-def _packed(image: Image.Image, webp: dict) -> bytes:
-    """The bytes of a PNG or lossless WebP, whichever is smaller."""
-    packed = []
-    for format, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, **webp})):
-        with suppress(OSError, ValueError, KeyError):  # WebP ends at 16383 pixels a side, and not every Pillow has it
-            out = io.BytesIO()
-            image.save(out, format, **options)
-            packed.append(out.getvalue())
-    return min(packed, key=len)
-
-
-def unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
-    """The inverse of pack_alpha, of a picture of that size; anything else is Corrupt."""
-    return _unpacked(data, (width, height), ("1", "L", "RGB"), "L", "alpha channel")  # WebP has no grey
-
-
-def unpack_colours(data: bytes, width: int, height: int) -> np.ndarray:
-    """The inverse of pack_colours, likewise."""
-    return _unpacked(data, (width, height), ("RGB",), "RGB", "colours")
-
-
-def _unpacked(data: bytes, size: tuple[int, int], modes: tuple[str, ...], mode: str, what: str) -> np.ndarray:
-    try:
-        image = _opened(data, ("PNG", "WEBP"))
-        if image.size != size or image.mode not in modes:
-            raise Corrupt(f"damaged: {what} of another size or kind than the picture's")
-        return np.asarray(image.convert(mode))
-    except LicError:
-        raise
-    except Exception as error:  # see _reading
-        raise Corrupt(f"damaged: {what}") from error
 
 
 def to_bytes(image: Image.Image, format: str, others: Sequence[Image.Image] = ()) -> bytes:

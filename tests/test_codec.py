@@ -10,7 +10,7 @@ from conftest import DATA, TINY, alike
 from PIL import Image
 
 import lic
-from lic import container, image, weights
+from lic import container, stored, weights
 from lic.codec import Codec
 from lic.defaults import ENTROPY
 from lic.errors import Corrupt, LicError, MissingWeights, TooLarge, Unsupported
@@ -91,7 +91,7 @@ def test_alpha_is_kept_without_loss(tiny, sample):
     seen = alpha > 0
     assert psnr(np.asarray(decoded)[seen][:, :3], np.asarray(picture)[seen][:, :3]) > 17
     header, frames = container.unpack(data)
-    other = image.pack_alpha(alpha[1:])
+    other = stored.pack_alpha(alpha[1:])
     with pytest.raises(Corrupt, match="alpha channel"):
         tiny.decode(container.pack(header, [dataclasses.replace(frames[0], alpha=other)]))
 

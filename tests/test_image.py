@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lic import image
-from lic.errors import Corrupt, LicError, TooLarge, Unsupported
+from lic.errors import LicError, TooLarge, Unsupported
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -69,39 +69,6 @@ def test_colours_that_nobody_sees_follow_their_surroundings():
     nothing = image.to_samples(Image.new("RGBA", (3, 2), (9, 9, 9, 0)))
     assert not nothing.rgb.any()
     assert not nothing.alpha.any()
-
-
-@pytest.mark.parametrize("alpha", [RGB[..., 0], 255 * (RGB[..., 0] > 99).astype(np.uint8), np.zeros((1, 1), np.uint8)])
-def test_alpha_in_bytes_and_back(alpha):
-    h, w = alpha.shape
-    data = image.pack_alpha(alpha)
-    assert np.array_equal(image.unpack_alpha(data, w, h), alpha)
-    wrong = [data[: len(data) // 2], b""]
-    for mode, size, format in (("RGBA", (w, h), "PNG"), ("L", (w, h), "BMP"), ("L", (w, 9), "PNG")):
-        wrong.append(saved(Image.new(mode, size), format))
-    for bad in wrong:
-        with pytest.raises(Corrupt, match="alpha channel"):
-            image.unpack_alpha(bad, w, h)
-
-
-def test_colours_in_bytes_and_back(drawing, sample, monkeypatch):
-    rgb = np.asarray(drawing)
-    h, w, _ = rgb.shape
-    data = image.pack_colours(rgb, None, 2000)
-    assert np.array_equal(image.unpack_colours(data, w, h), rgb)
-    assert image.pack_colours(rgb, None, len(data)) == data
-    assert image.pack_colours(rgb, None, len(data) - 1) is None
-    alpha = np.zeros((h, w), np.uint8)
-    alpha[:60] = 1
-    seen = image.unpack_colours(image.pack_colours(rgb, alpha, 2000), w, h)
-    assert np.array_equal(seen[:60], rgb[:60])
-    assert not seen[60:].any()
-    wrong = [saved(drawing, "BMP"), saved(drawing.convert("L"), "PNG"), saved(drawing.crop((0, 0, 9, h)), "PNG")]
-    for bad in (data[: len(data) // 2], b"", *wrong):
-        with pytest.raises(Corrupt, match="colours"):
-            image.unpack_colours(bad, w, h)
-    monkeypatch.setattr(image, "_packed", None)  # of a photograph that is not even tried
-    assert image.pack_colours(np.asarray(sample), None, sample.width * sample.height // 8) is None
 
 
 @pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "or 32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
