@@ -110,6 +110,13 @@ def test_golden_files(tiny, entropy_name, sample):
     assert alike(decoded, Image.open(DATA / f"golden-{entropy_name}.png"))
 
 
+def test_a_golden_file_of_a_stored_picture():
+    decoded, drawing = lic.open(DATA / "golden-stored.lic"), Image.open(DATA / "golden-stored.png")
+    assert container.unpack((DATA / "golden-stored.lic").read_bytes())[0].weights is None
+    assert decoded.mode == drawing.mode == "RGBA"
+    assert decoded.tobytes() == drawing.tobytes()
+
+
 @pytest.mark.parametrize("path", sorted(DATA.glob("earlier-*.lic")), ids=lambda path: path.stem)
 def test_files_of_earlier_versions(path):
     """Made from the same piece of the sample, quality 70, by the default model of that version.

@@ -1,11 +1,11 @@
-"""Writes missing golden files: one .lic and its decoded picture per entropy model, with the tiny weights.
+"""Writes missing golden files: one .lic and its decoded picture per entropy model, with the tiny weights, and a stored picture.
 
 Files of existing models are never written again: that they decode to the same picture is what they are for.
 """
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS
@@ -19,3 +19,10 @@ for name in ENTROPY_MODELS:
     data = codec.encode(picture, 70)
     (DATA / f"golden-{name}.lic").write_bytes(data)
     codec.decode(data).save(DATA / f"golden-{name}.png")
+
+if not (DATA / "golden-stored.lic").exists():
+    drawing = Image.new("RGBA", (90, 70), "ivory")
+    ImageDraw.Draw(drawing).ellipse((20, 10, 70, 60), "teal", "black", 3)
+    drawing.putalpha(Image.linear_gradient("L").resize(drawing.size).point(lambda opacity: min(opacity + 40, 255)))
+    (DATA / "golden-stored.lic").write_bytes(Codec("tiny", "hyperprior", "cpu", DATA / "weights").encode(drawing))
+    drawing.save(DATA / "golden-stored.png")
