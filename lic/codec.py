@@ -6,7 +6,8 @@
 Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
 level between machines. Between y_hat and payload there are only integers: the same on every machine.
 
-A frame of a sequence is coded like a picture, by an entropy model that also knows y_hat of the frame before.
+A frame of a sequence is coded like a picture, by an entropy model that also knows y_hat of the frame before. A picture
+that is no photograph may be stored as it is instead, as a lossless image file (stored.py).
 """
 
 import time
@@ -32,7 +33,7 @@ from .measures import MEASURES
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
-STORED = 1.25  # times as many bytes may a picture take as it is: what is lost otherwise is worth more by the lambda of training
+STORED = 1.25  # times the bytes of the learned code, where that is close: what it loses is worth as much and more by the lambda of training
 
 
 class Codec:
@@ -93,10 +94,11 @@ class Codec:
         level = _level(quality)
         models = self._load(self.path)
         rounded = self._analysis(models, rgb, level)
-        frame, _ = self._code(models, *rounded, level, effort)
-        if self.store and (colours := stored.pack_colours(rgb, alpha, int(STORED * len(frame.payload)))):
+        colours = stored.pack_colours(rgb, alpha) if self.store else None
+        if colours and len(colours) <= STORED * len(self._code(models, *rounded, level, 0)[0].payload):
             header = Header(width, height, None, LEVELS, profile, None, *metadata)
             return container.pack(header, [Frame(0, colours, alpha=stored.pack_alpha(alpha))])
+        frame, _ = self._code(models, *rounded, level, effort)
         if 8 * len(frame.payload) > STRANGE * rounded[1].numel():
             models, frame = self._tamed(models, frame, rounded, level, effort)
         header = Header(width, height, models.fingerprint, level, profile, None, *metadata)
