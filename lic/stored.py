@@ -9,6 +9,11 @@ from PIL import Image
 from .errors import Corrupt, LicError
 from .image import opened
 
+WAYS = (  # whichever is smallest; WebP's method 6 would take ten times as long, for as many bytes
+    ("PNG", {"optimize": True}),
+    ("WEBP", {"lossless": True, "method": 4}),
+    ("WEBP", {"lossless": True, "method": 5, "quality": 100}),
+)
 FLAT = 6  # bits per pixel of a PNG that is quickly made: drawings took up to 2, photographs 6.4 and more
 
 
@@ -19,7 +24,7 @@ def pack_alpha(alpha: np.ndarray | None) -> bytes | None:
     image = Image.fromarray(alpha)
     if np.isin(alpha, (0, 255)).all():
         image = image.convert("1", dither=Image.Dither.NONE)
-    return _packed(image, {"quality": 100, "method": 6})
+    return _packed(image)
 
 
 def pack_colours(rgb: np.ndarray, alpha: np.ndarray | None) -> bytes | None:
@@ -29,13 +34,12 @@ def pack_colours(rgb: np.ndarray, alpha: np.ndarray | None) -> bytes | None:
     """
     image, quick = Image.fromarray(rgb if alpha is None else rgb * (alpha[..., None] > 0)), io.BytesIO()
     image.save(quick, "PNG", compress_level=1)
-    return None if 8 * quick.tell() > FLAT * image.width * image.height else _packed(image, {})
+    return None if 8 * quick.tell() > FLAT * image.width * image.height else _packed(image)
 
 
-def _packed(image: Image.Image, webp: dict) -> bytes:
-    """The bytes of a PNG or lossless WebP, whichever is smaller."""
+def _packed(image: Image.Image) -> bytes:
     packed = []
-    for format, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, **webp})):
+    for format, options in WAYS:
         with suppress(OSError, ValueError, KeyError):  # WebP ends at 16383 pixels a side, and not every Pillow has it
             out = io.BytesIO()
             image.save(out, format, **options)
