@@ -25,7 +25,6 @@ _REFUSED = {
     "I;16": "16-bit samples", "I;16L": "16-bit samples", "I;16B": "16-bit samples", "I;16N": "16-bit samples",
     "I": "16-bit or 32-bit samples", "F": "floating-point samples", "CMYK": "CMYK colour", "LAB": "Lab colour", "HSV": "HSV colour",
 }  # fmt: skip
-_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 # of the tags of TIFF those that do not say how pixels are stored
 DESCRIPTIVE = {
     Base.ImageDescription, Base.Make, Base.Model, Base.XResolution, Base.YResolution, Base.ResolutionUnit, Base.Software,
@@ -142,13 +141,14 @@ def to_samples(image: Image.Image, convert: bool = False) -> Samples:
     Grey, palette and bilevel images become RGB, which loses nothing. Colours that are fully transparent follow their
     surroundings: nobody sees them, and so they cost next to nothing. Raises Unsupported for what cannot be kept.
 
-    convert: make 8-bit RGB, sRGB if it has a profile, of more bits, of CMYK and of grey with a profile.
+    convert: make 8-bit RGB of more bits, of CMYK and of grey with a profile, the latter two in sRGB.
     """
     if frame_count(image) > 1:
         raise Unsupported(f"{frame_count(image)} frames: an animation, not a picture")
-    known = convert and (image.mode in (*_SIXTEEN, "CMYK") or (image.mode == "I" and image.format in ("PNG", "PPM")))  # these scale it
-    if image.mode in _REFUSED and not known:
-        raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not kept" + " (see --convert)" * (not convert))
+    scaled = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))  # to 16 bits: what numbers mean is known
+    convertible = scaled or image.mode == "CMYK"
+    if image.mode in _REFUSED and not (convert and convertible):
+        raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not kept" + " (see --convert)" * convertible)
     with _reading("the image"):
         if not convert:
             _refuse_deep(image)
@@ -177,7 +177,7 @@ def _is_grey(profile: bytes | None) -> bool:
 def _converted(image: Image.Image) -> Image.Image:
     """The same with 8 bits a sample, and RGB in place of CMYK and of what a profile for grey samples says."""
     info, profile = dict(image.info), image.info.get("icc_profile")
-    if image.mode in (*_SIXTEEN, "I"):
+    if image.mode.startswith("I"):
         if "transparency" in info:
             raise Unsupported("16-bit samples of grey of which one is transparent")
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))

@@ -73,8 +73,9 @@ def test_colours_that_nobody_sees_follow_their_surroundings():
 
 @pytest.mark.parametrize(("mode", "words"), [("I;16", "16-bit"), ("I", "or 32-bit"), ("F", "floating"), ("CMYK", "CMYK"), ("LAB", "Lab")])
 def test_other_modes_are_refused_by_name(mode, words):
-    with pytest.raises(Unsupported, match=words):
+    with pytest.raises(Unsupported, match=words) as refused:
         image.to_samples(Image.new(mode, (4, 4)))
+    assert ("see --convert" in str(refused.value)) == (mode in ("I;16", "CMYK"))  # where that would help
 
 
 def test_16_bit_png_is_refused():
