@@ -145,7 +145,7 @@ def to_samples(image: Image.Image, convert: bool = False) -> Samples:
     """
     if frame_count(image) > 1:
         raise Unsupported(f"{frame_count(image)} frames: an animation, not a picture")
-    scaled = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))  # to 16 bits: what numbers mean is known
+    scaled = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))  # to 16 bits, by Pillow
     convertible = scaled or image.mode == "CMYK"
     if image.mode in _REFUSED and not (convert and convertible):
         raise Unsupported(f"{_REFUSED[image.mode]} (mode {image.mode}) are not kept" + " (see --convert)" * convertible)

@@ -1,7 +1,8 @@
 """`import lic.pillow`, and Pillow opens and saves .lic files like any other format.
 
 Image.open("photo.lic")                                   header only; torch is loaded when pixels are asked for
-image.save("photo.lic", quality=75, effort=2, tune="psnr") icc_profile=…, else that of the image; exif=…, xmp=…, else none
+image.save("photo.lic", quality=75, effort=2, tune="psnr") icc_profile=…, else that of the image; exif=…, xmp=…, else none;
+                                                           convert=True for 16-bit grey and CMYK images
 images[0].save("film.lic", save_all=True, append_images=images[1:], duration=40, loop=0)     milliseconds, or a list of them
 """
 
@@ -18,10 +19,10 @@ FORMAT = "LIC"
 
 
 @cache
-def _codec(*keep: str, tune: str = TUNE):
+def _codec(*keep: str, **options):
     from .codec import Codec
 
-    return Codec(keep=keep, tune=tune)
+    return Codec(keep=keep, **options)
 
 
 class LicImageFile(ImageFile.ImageFile):
@@ -84,7 +85,8 @@ def _save(image: Image.Image, file, name, every: bool = False) -> None:
         for picture, duration in zip(pictures, durations, strict=True):
             picture.info |= given | ({} if duration is None else {"duration": duration})
     try:
-        codec = _codec(*(name for name in METADATA if given.get(name)), tune=options.get("tune", TUNE))
+        of_codec = {"tune": options.get("tune", TUNE), "convert": options.get("convert", False)}
+        codec = _codec(*(name for name in METADATA if given.get(name)), **of_codec)
         coded = codec.encode_sequence(pictures, quality, effort) if len(pictures) > 1 else codec.encode(pictures[0], quality, effort)
     except LicError as error:
         raise ValueError(str(error)) from error

@@ -46,6 +46,13 @@ def test_a_stored_picture(drawing):
     assert image.tobytes() == drawing.tobytes()
 
 
+def test_what_has_more_bits_is_converted_if_asked_for():
+    deep = Image.new("I;16", (40, 30), 40000)
+    with pytest.raises(ValueError, match="see --convert"):
+        saved(deep)
+    assert Image.open(io.BytesIO(saved(deep, convert=True))).getpixel((9, 9)) == (156, 156, 156)
+
+
 def test_save_round_trip(tmp_path, tiny_codec, sample):
     sample.save(tmp_path / "a.lic", quality=80, effort=0, icc_profile=b"a profile of some length")
     assert (tmp_path / "a.lic").read_bytes() != saved(sample, quality=20, effort=0)
