@@ -33,7 +33,7 @@ from .measures import MEASURES
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
-STORED = 1.25  # times the bytes of the learned code, where that is close: what it loses is worth as much and more by the lambda of training
+STORED = 1.25  # times the bytes of the learned code: what that loses is mostly worth more, by the lambda of training (weights/README.md)
 
 
 class Codec:
