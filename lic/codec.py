@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from . import coders, container, image, locate, search, stored, weights
+from . import coders, container, image, locate, search, stored, trellis, weights
 from .container import LEVELS, STRIDE, Frame, Header
 from .defaults import EFFORT, ENTROPY, GOP, MODEL, QUALITY, TEMPORAL, TUNE
-from .entropy import base, gaussian
+from .entropy import base, coding
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, Unsupported
 from .image import Samples
 from .measures import MEASURES
@@ -183,7 +183,7 @@ class Codec:
             yield decoded
 
     @torch.no_grad()
-    def read(self, header: Header, frames: list[Frame]) -> Iterator[tuple[weights.Models, base.Decoded]]:
+    def read(self, header: Header, frames: list[Frame]) -> Iterator[tuple[weights.Models, coding.Decoded]]:
         """The first half of decoding: the latents of frames, checked, and the models they belong to.
 
         The first of `frames` must be an intra frame.
@@ -199,10 +199,12 @@ class Codec:
             models = temporal if frame.predicted else intra
             with self._timed("entropy"):
                 reader = coders.Reader(frame.payload)
-                latents = base.read(models.entropy, h, w, level, reader, y_hat if frame.predicted else None)
+                if frame.dependent and not models.entropy.dependent:
+                    raise Corrupt("damaged: its entropy model cannot code dependently quantised latents")
+                latents = coding.read(models.entropy, h, w, level, reader, y_hat if frame.predicted else None, frame.dependent)
                 reader.finish()
             y_hat = latents.y_hat
-            if _checksum(y_hat) != frame.symbols:
+            if _checksum(y_hat, frame.dependent) != frame.symbols:
                 raise Corrupt("the decoded latents do not match their checksum: damaged, or decoded differently on this machine")
             yield models, latents
 
@@ -217,14 +219,16 @@ class Codec:
     def _code(
         self, models: weights.Models, x: Tensor, y_hat: Tensor, level: int, effort: int, previous: Tensor | None = None
     ) -> tuple[Frame, Tensor]:
-        """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w) int64."""
+        """What _analysis gave, and y_hat of the frame to predict from, if any -> a frame, and its y_hat (1, M, h, w)."""
+        if effort not in range(10):
+            raise LicError(f"effort must be one of 0 .. 9, not {effort}")
         with self._timed("search"):
-            y_hat, z_hat = search.refine(models, x, y_hat, self._levels(level), _rounds(effort), previous, self.progress, self.tune)
-            y_hat, z_hat = y_hat.long(), None if z_hat is None else z_hat.long()
+            y_hat, z_hat, dependent = search.refine(models, x, y_hat, self._levels(level), effort, previous, self.progress, self.tune)
+            z_hat = None if z_hat is None else z_hat.long()
         with self._timed("entropy"):
             writer = coders.Writer()
-            base.write(models.entropy, y_hat, self._levels(level), writer, previous, z_hat)
-        return Frame(_checksum(y_hat), writer.bytes(), previous is not None), y_hat
+            coding.write(models.entropy, y_hat, self._levels(level), writer, previous, z_hat, dependent)
+        return Frame(_checksum(y_hat, dependent), writer.bytes(), previous is not None, dependent=dependent), y_hat
 
     def _tamed(
         self, models: weights.Models, frame: Frame, rounded: tuple[Tensor, Tensor], level: int, effort: int
@@ -239,10 +243,10 @@ class Codec:
                 tried.append((plain, self._code(plain, *rounded, level, effort)[0]))
         return min(tried, key=lambda one: len(one[1].payload))
 
-    def _decode_frame(self, header: Header, frame: Frame, models: weights.Models, latents: base.Decoded) -> Image.Image:
+    def _decode_frame(self, header: Header, frame: Frame, models: weights.Models, latents: coding.Decoded) -> Image.Image:
         with self._timed("transform"):
             parts = zip(*(x.split(16, 1) for x in (latents.y_hat, *latents.table)), strict=True)  # what is computed on the way is large
-            y_dec = torch.cat([gaussian.centroid(y_hat.float(), *gaussian.from_index(*table)) for y_hat, *table in parts], 1)
+            y_dec = torch.cat([trellis.centroid(y_hat, table, frame.dependent) for y_hat, *table in parts], 1)
             x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp_(0, 1).mul_(255).round_().byte()
         return self._assembled(header, frame, x_hat.permute(1, 2, 0).cpu().numpy())
@@ -288,18 +292,12 @@ def _level(quality: float) -> int:
     return round(quality * LEVELS / 100)
 
 
-def _rounds(effort: int) -> int:
-    if effort not in range(10):
-        raise LicError(f"effort must be one of 0 .. 9, not {effort}")
-    return search.ROUNDS * (effort + 1) if effort else 0
-
-
 def _pad(x: Tensor) -> Tensor:
     """Repeat the last row and column up to multiples of STRIDE: (1, 3, H, W)."""
     H, W = x.shape[2:]
     return F.pad(x, (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
 
 
-def _checksum(y_hat: Tensor) -> int:
-    """y_hat: (1, M, h, w) int64."""
-    return container.checksum_of(np.ascontiguousarray(y_hat.cpu().numpy().astype("<i2")).tobytes())
+def _checksum(y_hat: Tensor, dependent: bool) -> int:
+    """y_hat: (1, M, h, w), integers or if dependent multiples of a half."""
+    return container.checksum_of(np.ascontiguousarray((y_hat * (1 + dependent)).long().cpu().numpy().astype("<i2")).tobytes())

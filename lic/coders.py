@@ -1,7 +1,8 @@
 """The range coder, driven by integer tables. The only module that knows `constriction`.
 
 A latent is coded by the symbols of its table (entropy/tables.py); the escape is followed by d = y - base in an
-Exp-Golomb code of equiprobable bits.
+Exp-Golomb code of equiprobable bits. Of latents that are quantised dependently (trellis.py) the narrow ones of a call come
+first, then the wide ones.
 
 A latent with a mixture (K means, scale indexes and weights that sum to 2^16) has the same symbols: the bins of all
 components that count are -L..L+1 around a base half-way, L the next of WIDTHS, and what a component's table gives a
@@ -17,6 +18,7 @@ import torch
 from constriction import stream
 from torch import Tensor
 
+from . import trellis
 from .entropy.gaussian import MEAN_BITS, SCALES
 from .entropy.tables import PRECISION, frequencies, half_width
 from .errors import Corrupt
@@ -68,9 +70,8 @@ class _Tables(NamedTuple):
                 yield some, _mixed(self.base[some], L, *(x[some] for x in self.table))
 
 
-def _tables(table: Sequence[Tensor]) -> _Tables:
+def _tables(table: Sequence[np.ndarray]) -> _Tables:
     """Flat means and scale indexes (n,), or those and the weights of mixtures (n, K); int64."""
-    table = [x.cpu().numpy() for x in table]
     base, L = table[0] >> MEAN_BITS, _models()[1][table[1]]
     if len(table) == 3:
         counts = table[2] >= COUNTS
@@ -123,16 +124,40 @@ def _symbols(d: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return escaped, np.where(escaped, 0, d + L + 1)
 
 
+def _on_grid(table: Sequence[Tensor], y: Tensor) -> tuple[list[np.ndarray], np.ndarray]:
+    """Values y, (n,) -> tables for what is coded of them, and that, integers k: means move by as much as y is beyond k."""
+    (mean, *others), y = (x.cpu().numpy() for x in table), y.cpu().numpy()
+    k = np.floor(y).astype(np.int64)
+    half = y != k
+    return [mean - trellis.HALF * half if half.any() else mean, *others], k
+
+
+def _in_order(table: Sequence, dependent: bool) -> list:
+    """Which latents are coded at once, one such part after the other."""
+    if not dependent:
+        return [slice(None)]
+    wide = np.asarray(trellis.is_wide(table))
+    return [~wide, wide]
+
+
 class Writer:
     """Range-encodes latents."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
 
-    def code(self, table: Sequence[Tensor], y: Tensor) -> Tensor:
-        """Append y, (n,) int64, with the tables (mean, index), (n,), or (mean, index, weight), (n, K). Returns y."""
-        tables = _tables(table)
-        d = y.cpu().numpy() - tables.base
+    def code(self, table: Sequence[Tensor], y: Tensor, dependent: bool = False) -> Tensor:
+        """Append y, (n,) integers, with the tables (mean, index), (n,), or (mean, index, weight), (n, K). Returns y.
+
+        dependent: y may be what trellis.best() chose of these tables (mean, index).
+        """
+        table, k = _on_grid(table, y)
+        for some in _in_order(table, dependent):
+            self._append(_tables([x[some] for x in table]), k[some])
+        return y
+
+    def _append(self, tables: _Tables, k: np.ndarray) -> None:
+        d = k - tables.base
         escaped, symbols = _symbols(d, tables.L)
         encode = self._encoder.encode
         for cells, models in tables.models():
@@ -147,7 +172,6 @@ class Writer:
             encode(bits, _LENGTH)
             if bits:
                 encode(n - (1 << bits), stream.model.Uniform(1 << bits))
-        return y
 
     def bytes(self) -> bytes:
         """The stream: little-endian 32-bit words without trailing zero bytes (the reader supplies those)."""
@@ -161,26 +185,59 @@ class Reader:
         words = np.frombuffer(data + bytes(-len(data) % 4), dtype="<u4").astype(np.uint32)
         self._decoder = stream.queue.RangeDecoder(words)
 
-    def code(self, table: Sequence[Tensor], y: None = None) -> Tensor:
-        """The next n latents: (n,) int64."""
-        tables = _tables(table)
-        symbols = np.empty(len(tables.base), dtype=np.int64)
+    def code(self, table: Sequence[Tensor], y: None = None, dependent: bool = False) -> Tensor:
+        """The next n latents: (n,) int64, or float64 if they are quantised dependently."""
+        table = [x.cpu().numpy() for x in table]
+        read = self._independent, self._chain
         try:
-            decode = self._decoder.decode
-            for cells, models in tables.models():
-                if isinstance(models, np.ndarray):
-                    symbols[cells] = decode(_ROWS, models)
-                else:
-                    symbols = np.fromiter(map(decode, models), dtype=np.int64, count=len(models))
-            d = symbols - tables.L - 1
-            for i in np.flatnonzero(symbols == 0).tolist():
-                bits = decode(_LENGTH)
-                d[i] = _unfold((1 << bits) + (decode(stream.model.Uniform(1 << bits)) if bits else 0))
+            parts = _in_order(table, dependent)
+            found = [some_read([x[some] for x in table]) for some, some_read in zip(parts, read, strict=False)]
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # constriction panics with a BaseException of its own
             raise Corrupt("damaged: the entropy coder met an impossible stream") from error
-        return torch.from_numpy(tables.base + d)
+        values = np.empty(len(table[0]), np.float64 if dependent else np.int64)
+        for some, part in zip(parts, found, strict=True):
+            values[some] = part
+        return torch.from_numpy(values)
+
+    def _independent(self, table: list[np.ndarray]) -> np.ndarray:
+        tables = _tables(table)
+        symbols = np.empty(len(tables.base), dtype=np.int64)
+        for cells, models in tables.models():
+            if isinstance(models, np.ndarray):
+                symbols[cells] = self._decoder.decode(_ROWS, models)
+            else:
+                symbols = np.fromiter(map(self._decoder.decode, models), dtype=np.int64, count=len(models))
+        return self._values(symbols, tables.base, tables.L)
+
+    def _chain(self, table: list[np.ndarray]) -> np.ndarray:
+        """Wide latents, of which each says by which of two tables the next one is coded."""
+        mean, index = table
+        both = [_tables([mean - trellis.HALF * half, index]) for half in (0, 1)]
+        models = [models for tables in both for _, models in tables.models()]
+        odd = [((tables.base - tables.L - 1) & 1).tolist() for tables in both]  # whether even symbols are odd integers
+        quantiser, after = (x.tolist() for x in trellis.machine())
+        decode, symbols, halves, state = self._decoder.decode, [], [], 0
+        for k, way in enumerate(zip(*models, *odd, strict=True)):
+            if k % trellis.CHAIN == 0:
+                state = 0
+            half = quantiser[state]
+            symbol = decode(way[half])
+            symbols.append(symbol)
+            halves.append(half)
+            state = after[state][symbol + way[2 + half] & 1]
+        half = np.array(halves, dtype=np.int64)
+        base = np.where(half, both[1].base, both[0].base)
+        return self._values(np.array(symbols, dtype=np.int64), base, both[0].L) + half / 2
+
+    def _values(self, symbols: np.ndarray, base: np.ndarray, L: np.ndarray) -> np.ndarray:
+        """Integers of symbols; the escapes among them follow in the stream."""
+        k = base + symbols - L - 1
+        for i in np.flatnonzero(symbols == 0).tolist():
+            bits = self._decoder.decode(_LENGTH)
+            k[i] = base[i] + _unfold((1 << bits) + (self._decoder.decode(stream.model.Uniform(1 << bits)) if bits else 0))
+        return k
 
     def finish(self) -> None:
         """Raise Corrupt if the stream does not look finished."""
@@ -189,9 +246,10 @@ class Reader:
 
 
 def bits(table: Sequence[Tensor], y: Tensor) -> np.ndarray:
-    """What each latent costs by the tables of a Writer, escape included: y (n,) int64 -> (n,) float64."""
+    """What each latent costs by the tables of a Writer, escape included: y (n,), as a Writer takes it -> (n,) float64."""
+    table, k = _on_grid(table, y)
     tables = _tables(table)
-    d = y.cpu().numpy() - tables.base
+    d = k - tables.base
     escaped, symbols = _symbols(d, tables.L)
     result = np.empty(len(d))
     if len(tables.table) == 2:
@@ -213,6 +271,6 @@ class Estimator:
     def __init__(self) -> None:
         self.bits = 0.0
 
-    def code(self, table: Sequence[Tensor], y: Tensor) -> Tensor:
+    def code(self, table: Sequence[Tensor], y: Tensor, dependent: bool = False) -> Tensor:
         self.bits += float(bits(table, y).sum())
         return y

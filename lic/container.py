@@ -4,7 +4,8 @@
     version      1    02
     flags        1    bit 0: an ICC profile follows the header; bit 1: a sequence; bit 2: an alpha channel follows, or in
                       a sequence some; bits 3, 4: EXIF data, XMP data follow, not in a sequence; bit 5: a sequence with a
-                      clock; all other bits are 0
+                      clock; bit 6: a stored picture, in place of weights, quality, symbols and a range coder's payload; bit 7:
+                      latents are quantised dependently (trellis.py), not with bit 6
     width        v    pixels, 1 or more
     height       v    pixels, 1 or more
     weights      4    fingerprint of the entropy weights, which in turn name the transforms
@@ -24,7 +25,8 @@
     [plays       v    with a clock: how often it is shown, 0 without end]
     then for every frame
     length       v    2 times the bytes of its payload; plus 1 if it is predicted from the frame before, 0 if it is an
-                      intra frame, coded by itself with `weights`; the first frame is one
+                      intra frame, coded by itself with `weights`; the first frame is one. With bit 7 twice that, plus 1 if
+                      its latents are integers all the same
     [duration    v    with a clock: milliseconds]
     [alpha       v+n  with alpha channels: length in bytes, then the opacity as above; 0 if all is opaque, 1 if it is the
                       same as that of the frame before]
@@ -46,7 +48,7 @@ MAGIC = b"\x8aLIC"
 VERSION = 2  # 1: other probability tables, until 0.5.0
 LEVELS = 4096  # the integer 0..LEVELS stands for quality 0..100
 STRIDE = 64  # image sides are padded to it: latents y live at 1/16, hyper latents z at 1/64
-FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP, FLAG_CLOCK, FLAG_STORED = (1 << bit for bit in range(7))
+FLAG_PROFILE, FLAG_SEQUENCE, FLAG_ALPHA, FLAG_EXIF, FLAG_XMP, FLAG_CLOCK, FLAG_STORED, FLAG_DEPENDENT = (1 << bit for bit in range(8))
 METADATA = ("exif", "xmp")  # what a picture's file may hold besides, as Pillow calls it
 FINGERPRINT_BYTES = 4
 MAX_PIXELS = 2**26  # default limit on both sides: 67 megapixels
@@ -82,10 +84,12 @@ class Frame:
     predicted: bool = False  # from the frame before; otherwise an intra frame, which stands alone
     duration: int = 0  # milliseconds, of a sequence with a clock
     alpha: bytes | None = None  # image file of the opacity, more than one byte, unless all is opaque
+    dependent: bool = False  # latents are quantised dependently
 
 
 def checksum_of(latents: bytes) -> int:
-    """The `symbols` field: low 16 bits of the CRC-32 of all latents, channel by channel, as little-endian int16."""
+    """The `symbols` field: low 16 bits of the CRC-32 of all latents, or of twice their values if quantised
+    dependently, channel by channel, as little-endian int16."""
     return zlib.crc32(latents) & 0xFFFF
 
 
@@ -138,7 +142,8 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
     """Header and frames, just one unless header.predicted_by says that it is a sequence -> the whole file."""
     timed = header.plays is not None
     alphas = [frame.alpha or b"" for frame in frames]
-    sections = (header.profile, header.predicted_by, any(alphas), header.exif, header.xmp, timed, not header.weights)
+    dependent = any(frame.dependent for frame in frames)
+    sections = (header.profile, header.predicted_by, any(alphas), header.exif, header.xmp, timed, not header.weights, dependent)
     flags = sum(1 << bit for bit, there in enumerate(sections) if there)
     parts = [MAGIC, bytes([VERSION, flags]), _varint(header.width), _varint(header.height)]
     if header.weights:
@@ -157,7 +162,9 @@ def pack(header: Header, frames: list[Frame]) -> bytes:
     if header.predicted_by:
         parts += [header.predicted_by, _varint(len(frames)), *([_varint(header.plays)] if timed else [])]
         for frame, alpha, before in zip(frames, alphas, [b"", *alphas], strict=False):
-            parts += [_varint(2 * len(frame.payload) + frame.predicted), *([_varint(frame.duration)] if timed else [])]
+            length = 2 * len(frame.payload) + frame.predicted
+            length = 2 * length + (not frame.dependent) if dependent else length
+            parts += [_varint(length), *([_varint(frame.duration)] if timed else [])]
             if any(alphas):
                 parts += [b"\1"] if alpha and alpha == before else [_varint(len(alpha)), alpha]
             parts += [frame.symbols.to_bytes(2, "little"), frame.payload]
@@ -177,7 +184,9 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     if version != VERSION:
         raise Unsupported(f"format version {version}; this program reads version {VERSION}")
     sequence = flags & FLAG_SEQUENCE
-    if flags & ~(FLAG_PROFILE | FLAG_ALPHA | (FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_EXIF | FLAG_XMP | FLAG_STORED)):
+    stored, dependent = flags & FLAG_STORED, bool(flags & FLAG_DEPENDENT)
+    known = FLAG_SEQUENCE | FLAG_CLOCK if sequence else FLAG_EXIF | FLAG_XMP | FLAG_STORED
+    if flags & ~(FLAG_PROFILE | FLAG_ALPHA | FLAG_DEPENDENT | known) or (stored and dependent):
         raise Unsupported(f"unknown flags {flags:#04x}: written by a newer version, or damaged")
     if len(data) < cursor.at + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Corrupt("damaged or truncated: the checksum does not match")
@@ -185,7 +194,6 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     width, height = cursor.varint("width"), cursor.varint("height")
     if not width or not height:
         raise Corrupt("damaged: an image without pixels")
-    stored = flags & FLAG_STORED
     weights = None if stored else cursor.take(FINGERPRINT_BYTES, "weights")
     level = LEVELS if stored else cursor.varint("quality")
     if level > LEVELS:
@@ -194,27 +202,31 @@ def unpack(data: bytes) -> tuple[Header, list[Frame]]:
     profile = _inflated(cursor, "ICC profile") if flags & FLAG_PROFILE else None
     if sequence:
         predicted_by = cursor.take(FINGERPRINT_BYTES, "weights")
-        plays, frames = _frames(cursor, bool(flags & FLAG_CLOCK), bool(flags & FLAG_ALPHA))
+        plays, frames = _frames(cursor, bool(flags & FLAG_CLOCK), bool(flags & FLAG_ALPHA), dependent)
         return Header(width, height, weights, level, profile, predicted_by, plays=plays), frames
     alpha = cursor.take(cursor.varint("alpha channel"), "alpha channel") if flags & FLAG_ALPHA else None
     exif = _inflated(cursor, "EXIF data") if flags & FLAG_EXIF else None
     xmp = _inflated(cursor, "XMP data") if flags & FLAG_XMP else None
-    return Header(width, height, weights, level, profile, None, exif, xmp), [Frame(symbols, cursor.rest(), alpha=alpha)]
+    frame = Frame(symbols, cursor.rest(), alpha=alpha, dependent=dependent)
+    return Header(width, height, weights, level, profile, None, exif, xmp), [frame]
 
 
-def _frames(cursor: _Cursor, timed: bool, with_alpha: bool) -> tuple[int | None, list[Frame]]:
+def _frames(cursor: _Cursor, timed: bool, with_alpha: bool, dependent: bool) -> tuple[int | None, list[Frame]]:
     """How often a sequence is shown, and its frames, up to the end of the data, whatever number the file claims."""
     frames, alpha, count = [], None, cursor.varint("number of frames")
     plays = cursor.varint("clock") if timed else None
     for _ in range(count):
         length = cursor.varint("frames")
+        integers = not dependent or bool(length & 1)
+        length = length >> 1 if dependent else length
         duration = cursor.varint("clock") if timed else 0
         size = cursor.varint("alpha channel") if with_alpha else 0
         if size != 1:
             alpha = cursor.take(size, "alpha channel") if size else None
         elif alpha is None:
             raise Corrupt("damaged: an alpha channel like none before")
-        frames.append(Frame(cursor.symbols(), cursor.take(length >> 1, "frames"), bool(length & 1), duration, alpha))
+        symbols, payload = cursor.symbols(), cursor.take(length >> 1, "frames")
+        frames.append(Frame(symbols, payload, bool(length & 1), duration, alpha, not integers))
     if not frames or frames[0].predicted:
         raise Corrupt("damaged: a sequence without a first frame")
     if cursor.rest():

@@ -31,7 +31,7 @@ from .errors import BadWeights
 FRACTION = 10  # fractional bits of activations
 WEIGHT_FRACTION = 14  # fractional bits of weights
 GUARD = 128  # bits of the whole numbers that tables are made with
-LOG_ENTRIES = 2048  # integers that log_size knows
+LOG_ENTRIES = 2048  # integers that log_size knows, and what lies half-way
 WEIGHT_BITS = 16  # softmax weights are at most 2^WEIGHT_BITS; 4096 of them times activations sum to at most 2^50
 UNIT_BITS = 10  # rows of norm 1 are in units of 2^-UNIT_BITS: their products are below 2^21, exact in float32 too
 ROOT_BITS = 13  # leading bits of a sum of squares that its root sees; the first may be 0
@@ -44,7 +44,7 @@ def is_exact(x: Tensor) -> bool:
 
 
 def to_fixed(x: Tensor) -> Tensor:
-    """Integers (any dtype) -> the exact carrier of the same real values: float64, scaled by 2^FRACTION."""
+    """Integers, or multiples of a half (any dtype) -> the exact carrier of the same real values: float64, scaled by 2^FRACTION."""
     return x.to(torch.float64) * 2.0**FRACTION
 
 
@@ -93,8 +93,8 @@ class ExactLinear(nn.Module):
 
 def rescale(sums: Tensor, bias: Tensor) -> Tensor:
     """Exact face: sums of products (..., outputs) -> activations, in place; the bias is scaled like the sums."""
-    half = 2.0 ** (WEIGHT_FRACTION - 1)
-    return sums.add_(bias + half).mul_(2.0**-WEIGHT_FRACTION).floor_().clamp_(-LIMIT, LIMIT)
+    unit = 2.0**-WEIGHT_FRACTION
+    return torch.add(bias * unit + 0.5, sums, alpha=unit, out=sums).floor_().clamp_(-LIMIT, LIMIT)
 
 
 class ExactConv(ExactLinear):
@@ -118,7 +118,8 @@ class ExactConv(ExactLinear):
 
 def leaky(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 1/8, a shift in the exact face."""
-    return torch.maximum(x, x * 0.125).floor_() if is_exact(x) else F.leaky_relu(x, 0.125)
+    x = F.leaky_relu(x, 0.125)
+    return x.floor_() if is_exact(x) else x
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -128,8 +129,8 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
 
 @cache
 def _log_table(device: torch.device) -> Tensor:
-    """floor(2^FRACTION log2(1 + n)) for n = 0, 1, ...: counted bits of an integer power, not a rounded logarithm."""
-    return torch.tensor([_power_bits(1 + n) - 1 for n in range(LOG_ENTRIES)], device=device)
+    """floor(2^FRACTION log2(1 + n / 2)) for n = 0, 1, ...: counted bits of an integer power, not a rounded logarithm."""
+    return torch.tensor([_power_bits(2 + n) - 1 - 2**FRACTION for n in range(2 * LOG_ENTRIES)], device=device)
 
 
 def _power_bits(n: int) -> int:
@@ -142,16 +143,16 @@ def _power_bits(n: int) -> int:
     return bits
 
 
-def log_size(x: Tensor) -> Tensor:
-    """log2(1 + |x|) of integers |x| < LOG_ENTRIES (larger ones count as the largest), rounded down in either face.
+def log_size(x: Tensor, fine: int = 2) -> Tensor:
+    """log2(1 + |x|) of multiples of 1 / fine, 1 or 2, below LOG_ENTRIES (larger ones count as the largest), rounded down in either face.
 
-    The float face also takes what lies between integers, and has a gradient.
+    What lies between counts as the nearest of these in the exact face; the float face takes it as it is, and has a gradient.
     """
     exact = is_exact(x)
     size = (x * 2.0**-FRACTION if exact else x).abs().clamp(max=LOG_ENTRIES - 1)
-    whole = size.detach().round()
-    value = look_up(_log_table(x.device), whole).to(x.dtype)
-    return value if exact else value * 2.0**-FRACTION + (torch.log2(1 + size) - torch.log2(1 + whole))
+    near = (size.detach() * fine).round() / fine
+    value = look_up(_log_table(x.device), 2 * near).to(x.dtype)
+    return value if exact else value * 2.0**-FRACTION + (torch.log2(1 + size) - torch.log2(1 + near))
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

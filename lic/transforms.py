@@ -33,7 +33,7 @@ class TransformsConfig:
     anchors: int = 9  # quality levels with gains of their own
     lambda_low: float = 0.0003  # rate-distortion weight of quality 0 (of MSE in 8-bit units against bits per pixel)
     lambda_high: float = 0.16  # and of quality 100; geometric in between
-    curvature: float = 1.2  # of the distortion by a latent, in units of search.CURVATURE: what training on latents reckons with
+    curvature: float = 1.2  # of the distortion by a latent, in units of annealing.CURVATURE: what training on latents reckons with
 
 
 def lambda_of(config: TransformsConfig, level: Tensor) -> Tensor:

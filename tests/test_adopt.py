@@ -9,7 +9,7 @@ from conftest import TINY
 from test_train import SMALL, SMALL_CONFIGS, SMALL_ENTROPY
 
 from lic import locate, weights
-from lic.entropy import base
+from lic.entropy import base, coding
 from lic.entropy.sections import GlobalParallelConfig, ParallelConfig, Sections, SpatiotemporalConfig
 from lic.train import adopt, export, scales, stages
 from lic.train.latents import Pool
@@ -129,5 +129,5 @@ def test_wider_transforms_start_as_the_same_function(tmp_path, folder):
     assert own.config.width < other.config.width
     assert torch.allclose(other.analysis(x, level), y, rtol=1e-2, atol=1e-2)  # both were written in fp16
     assert torch.allclose(other.synthesis(y.round(), level), own.synthesis(y.round(), level), rtol=1e-2, atol=1e-2)
-    tables = [base.predict_all(one.entropy, y.round().long()[:1], level[:1])[1] for one in pairs]
+    tables = [coding.predict_all(one.entropy, y.round().long()[:1], level[:1])[1] for one in pairs]
     assert all(int((a - b).abs().max()) <= 1 for a, b in zip(*tables, strict=True))

@@ -6,7 +6,7 @@ from conftest import TINY
 from test_entropy import LEVEL, draw
 
 from lic import coders, locate, weights
-from lic.entropy import ENTROPY_MODELS, attention, base, orders
+from lic.entropy import ENTROPY_MODELS, attention, base, coding, orders
 from lic.errors import LicError
 
 
@@ -59,16 +59,16 @@ def test_best_keys_are_legal_few_and_the_first_of_equals():
 def test_pictures_of_several_windows_write_and_read_the_same_latents(name, monkeypatch):
     model = weights.load_models(locate.by_name(f"tiny-{name}", (TINY,)), torch.device("cpu")).entropy
     y_hat = draw(model, 8, 12)
-    whole = base.predict_all(model, y_hat, LEVEL)[1]
+    whole = coding.predict_all(model, y_hat, LEVEL)[1]
     monkeypatch.setattr(attention, "PIECE", 5)
-    assert all(torch.equal(a, b) for a, b in zip(base.predict_all(model, y_hat, LEVEL)[1], whole, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(coding.predict_all(model, y_hat, LEVEL)[1], whole, strict=True))
     for block in (module for module in model.modules() if isinstance(module, attention.Block)):
         monkeypatch.setattr(block, "window", 5)
     monkeypatch.setattr(base, "CHUNK", 7)
-    assert not torch.equal(base.predict_all(model, y_hat, LEVEL)[1][0], whole[0])  # attention matters
+    assert not torch.equal(coding.predict_all(model, y_hat, LEVEL)[1][0], whole[0])  # attention matters
     writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    coding.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(coding.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
 def test_heads_too_deep_to_be_exact_are_refused():

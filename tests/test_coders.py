@@ -49,7 +49,7 @@ def mixed_latents(count, K=3, seed=0):
 
 def test_mixtures_are_weighted_sums_of_the_tables():
     mean, index, weight, _ = mixed_latents(300)
-    chosen = coders._tables((mean, index, weight))
+    chosen = coders._tables([x.numpy() for x in (mean, index, weight)])
     seen = 0
     for cells, rows in chosen.models():
         assert rows.flags.c_contiguous

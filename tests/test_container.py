@@ -111,7 +111,7 @@ def test_every_truncation_every_flipped_bit_and_every_extension_is_an_error(data
         (b"\x8aL", Corrupt, "truncated"),
         (GOLDEN[:5], Corrupt, "truncated"),
         (GOLDEN[:4] + b"\x01" + GOLDEN[5:], Unsupported, "format version 1"),
-        (GOLDEN[:5] + b"\x80" + GOLDEN[6:], Unsupported, "unknown flags 0x80"),
+        (GOLDEN[:5] + b"\xc0" + GOLDEN[6:], Unsupported, "unknown flags 0xc0"),
         (GOLDEN[:5] + b"\x20" + GOLDEN[6:], Unsupported, "unknown flags 0x20"),
         (GOLDEN[:5] + b"\x42" + GOLDEN[6:], Unsupported, "unknown flags 0x42"),
         (GOLDEN[:5] + b"\x0a" + GOLDEN[6:], Unsupported, "unknown flags 0x0a"),
@@ -164,3 +164,11 @@ def test_size_limit():
     container.check_size(1, 2**20)
     with pytest.raises(TooLarge, match="thin"):  # codecs pad to multiples of 64
         container.check_size(2**26, 1)
+
+
+def test_frames_of_a_sequence_may_differ_in_how_they_are_quantised():
+    header = Header(8, 8, b"abcd", 5, predicted_by=b"efgh")
+    frames = [Frame(1, bytes(200), dependent=True), Frame(2, b"yy", predicted=True), Frame(3, b"", predicted=True, dependent=True)]
+    assert unpack(pack(header, frames)) == (header, frames)
+    whole = [replace(frame, dependent=False) for frame in frames]
+    assert unpack(pack(header, whole)) == (header, whole)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lic import coders, exact
-from lic.entropy import ENTROPY_MODELS, base, gaussian, orders, tables
+from lic.entropy import ENTROPY_MODELS, base, coding, gaussian, orders, tables
 from lic.entropy.side import Hyper, Side
 from lic.errors import LicError
 from lic.exact import to_fixed
@@ -94,11 +94,11 @@ def test_write_read_and_estimate_agree(model):
         y_hat = draw(model, h, w, seed)
         previous = before(model, y_hat)
         writer, estimator = coders.Writer(), coders.Estimator()
-        written = base.write(model, y_hat, LEVEL, writer, previous)
-        base.write(model, y_hat, LEVEL, estimator, previous)
+        written = coding.write(model, y_hat, LEVEL, writer, previous)
+        coding.write(model, y_hat, LEVEL, estimator, previous)
         data = writer.bytes()
         reader = coders.Reader(data)
-        read = base.read(model, h, w, LEVEL, reader, previous)
+        read = coding.read(model, h, w, LEVEL, reader, previous)
         reader.finish()
         for a, b in zip(written.table, read.table, strict=True):
             assert torch.equal(a, b)
@@ -111,8 +111,8 @@ def test_small_chunks_write_and_read_the_same_latents(model, monkeypatch):
     y_hat = draw(model, 8, 12)
     for previous in (before(model, y_hat), None):
         writer = coders.Writer()
-        base.write(model, y_hat, LEVEL, writer, previous)
-        assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), previous).y_hat, y_hat)
+        coding.write(model, y_hat, LEVEL, writer, previous)
+        assert torch.equal(coding.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), previous).y_hat, y_hat)
 
 
 def test_training_face_predicts_what_the_coder_uses(entropy_name):
@@ -127,7 +127,7 @@ def test_training_face_predicts_what_the_coder_uses(entropy_name):
     frozen = exact.freeze(copy.deepcopy(model).requires_grad_(False))
     exact.prove(frozen)
     estimator = coders.Estimator()
-    base.write(frozen, y.long(), LEVEL, estimator, before(model, y.long()))
+    coding.write(frozen, y.long(), LEVEL, estimator, before(model, y.long()))
     assert abs(float(rate.bits + rate.z_bits) / estimator.bits - 1) < 0.003
 
 
@@ -191,10 +191,10 @@ def test_mixtures_through_the_whole_contract():
         rate = base.expected_rate(model, y_hat.float(), LEVEL)
     exact.freeze(model.requires_grad_(False))
     writer, estimator = coders.Writer(), coders.Estimator()
-    written = base.write(model, y_hat, LEVEL, writer)
-    base.write(model, y_hat, LEVEL, estimator)
+    written = coding.write(model, y_hat, LEVEL, writer)
+    coding.write(model, y_hat, LEVEL, estimator)
     data = writer.bytes()
-    read = base.read(model, 8, 12, LEVEL, coders.Reader(data))
+    read = coding.read(model, 8, 12, LEVEL, coders.Reader(data))
     assert torch.equal(read.y_hat, y_hat)
     assert [x.shape for x in read.table] == 3 * [(1, 48, 8, 12, 2)]
     assert all(torch.equal(a, b) for a, b in zip(written.table, read.table, strict=True))
@@ -215,8 +215,8 @@ def test_spatiotemporal_without_its_parts(config):
     exact.prove(model)
     y_hat = draw(model, 8, 12)
     writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer, before(model, y_hat))
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), before(model, y_hat)).y_hat, y_hat)
+    coding.write(model, y_hat, LEVEL, writer, before(model, y_hat))
+    assert torch.equal(coding.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes()), before(model, y_hat)).y_hat, y_hat)
     with pytest.raises(LicError, match="unknown way to look back 'gone'"):
         architecture(config_class(previous="gone"))
 

@@ -247,9 +247,14 @@ def test_unit_rows_equal_unbounded_integers():
 
 
 def test_log_size_is_a_logarithm_rounded_down():
-    sizes = torch.tensor([*range(0, exact.LOG_ENTRIES, 7), *(2**k - 1 for k in range(12))])
-    counted = [((1 + n) ** 2**exact.FRACTION).bit_length() - 1 for n in sizes.tolist()]
-    assert exact.log_size(exact.to_fixed(sizes)).tolist() == exact.log_size(exact.to_fixed(-sizes)).tolist() == counted
+    halves = torch.tensor([*range(0, 2 * exact.LOG_ENTRIES, 7), *(2**k - 2 for k in range(1, 13))])
+    counted = [((2 + n) ** 2**exact.FRACTION).bit_length() - 1 - 2**exact.FRACTION for n in halves.tolist()]
+    sizes = exact.to_fixed(halves) / 2
+    assert exact.log_size(sizes).tolist() == exact.log_size(-sizes).tolist() == counted
+    whole = halves % 2 == 0
+    assert torch.equal(exact.log_size(sizes, 1)[whole], exact.log_size(sizes)[whole])
+    between = torch.tensor([2559.0, 2561.0]).double()  # two and a half, but for one unit
+    assert torch.equal(exact.log_size(between, 1), exact.log_size(exact.to_fixed(torch.tensor([2, 3]))))
 
 
 def test_log_size_of_the_float_face_between_integers():

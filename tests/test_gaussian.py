@@ -110,21 +110,22 @@ def test_both_at_once_are_those_by_themselves():
                 assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_three_integers_at_once_are_those_by_themselves():
+@pytest.mark.parametrize("fine", [1, 2])
+def test_what_is_around_is_what_each_is_by_itself(fine):
     torch.manual_seed(0)
     y, mean = torch.randn(3000) * 4, torch.randn(3000, 3) * 4
     t, logit = (torch.rand(3000, 3) * gaussian.SCALES).round() / gaussian.PER_UNIT, torch.randn(3000, 3)
     for parameters in ((mean, t, logit), (mean[:, 0], t[:, 0])):
         parameters = [p.detach().requires_grad_() for p in parameters]
-        integers, bits, decoded = gaussian.around(y, *parameters)
-        assert torch.equal(integers, torch.round(y) + torch.tensor([[-1.0], [0.0], [1.0]]))
-        wanted = gaussian.bits(integers, *parameters)
+        values, bits, decoded = gaussian.around(y, *parameters, fine=fine)
+        assert torch.equal(values, torch.round(y * fine) / fine + torch.arange(-1, 1.5, 1 / fine)[: 2 * fine + 1, None])
+        wanted = gaussian.bits(values, *parameters)
         near = wanted < 20
         assert near.float().mean() > 0.5
         assert torch.allclose(bits[near], wanted[near], atol=0.05)
         assert (bits[~near] > 19).all()
         certain = wanted < 12  # of a mixture, who is not: that far out it depends on rounding which component it came from
-        assert torch.allclose(decoded[certain], gaussian.centroid(integers, *parameters)[certain], atol=2e-3)
+        assert torch.allclose(decoded[certain], gaussian.centroid(values, *parameters)[certain], atol=2e-3)
         for a, b in zip(*(torch.autograd.grad(x[certain].sum(), parameters) for x in (bits, wanted)), strict=True):
             assert torch.allclose(a, b, atol=2e-2, rtol=2e-3)
 

@@ -7,7 +7,7 @@ from conftest import TINY
 from test_entropy import LEVEL, draw, side_of
 
 from lic import coders, exact, locate, weights
-from lic.entropy import ENTROPY_MODELS, attention, base, gaussian, global_reference, orders, tables
+from lic.entropy import ENTROPY_MODELS, attention, base, coding, gaussian, global_reference, orders, tables
 from lic.entropy.side import Side
 from lic.exact import to_fixed
 from lic.train.adopt import adopt
@@ -128,9 +128,9 @@ def test_switches_write_and_read_too(switches):
     model = exact.freeze(architecture(config(latents=24, hidden=32, context=32, anchors=3, **switches)).requires_grad_(False))
     y_hat = draw(model, 8, 12)
     writer = coders.Writer()
-    written = base.write(model, y_hat, LEVEL, writer)
+    written = coding.write(model, y_hat, LEVEL, writer)
     assert written.table[0].shape[-1] == (3 if model.config.reference else 2)
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    assert torch.equal(coding.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
 def test_pictures_of_several_windows_write_and_read_the_same_latents(model, monkeypatch):
@@ -146,12 +146,12 @@ def test_pictures_of_several_windows_write_and_read_the_same_latents(model, monk
         other = int(reference[cell])
         assert (cell // 8 // 5, cell % 8 // 5) == (other // 8 // 5, other % 8 // 5)
     writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 12, 8, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    coding.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(coding.read(model, 12, 8, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
 def test_all_zero_latents_write_and_read(model):
     y_hat = torch.zeros(1, model.latents, 8, 12, dtype=torch.int64)
     writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    coding.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(coding.read(model, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)

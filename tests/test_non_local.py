@@ -6,7 +6,7 @@ from conftest import TINY
 from test_entropy import LEVEL, draw, predict, side_of
 
 from lic import coders, exact, locate, weights
-from lic.entropy import attention, base, non_local, orders
+from lic.entropy import attention, base, coding, non_local, orders
 from lic.entropy.non_local import NonLocal, NonLocalConfig
 from lic.errors import LicError
 
@@ -95,15 +95,15 @@ def test_references_are_averaged_by_similarity(fixed):
 
 def test_pictures_of_several_windows_write_and_read_the_same_latents(trained, monkeypatch):
     y_hat = draw(trained, 8, 12)
-    whole = base.predict_all(trained, y_hat, LEVEL)[1]
+    whole = coding.predict_all(trained, y_hat, LEVEL)[1]
     monkeypatch.setattr(attention, "PIECE", 5)
-    assert all(torch.equal(a, b) for a, b in zip(base.predict_all(trained, y_hat, LEVEL)[1], whole, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(coding.predict_all(trained, y_hat, LEVEL)[1], whole, strict=True))
     monkeypatch.setattr(trained, "window", 5)
     monkeypatch.setattr(base, "CHUNK", 7)
-    assert not torch.equal(base.predict_all(trained, y_hat, LEVEL)[1][0], whole[0])  # references matter
+    assert not torch.equal(coding.predict_all(trained, y_hat, LEVEL)[1][0], whole[0])  # references matter
     writer = coders.Writer()
-    base.write(trained, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(trained, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    coding.write(trained, y_hat, LEVEL, writer)
+    assert torch.equal(coding.read(trained, 8, 12, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
 @pytest.mark.parametrize("references", non_local.REFERENCES)
@@ -122,8 +122,8 @@ def test_every_switch_codes_and_starts_from_a_hyperprior(references):
     prior = torch.stack(model.head(side.features.flatten(2).transpose(1, 2), LEVEL))  # (2, 1, h w, M)
     assert torch.equal(predict(model, side, y_hat, cells), base.to_rows(prior[:, 0].transpose(1, 2).unflatten(2, (4, 8)), 4)[:, None])
     writer = coders.Writer()
-    base.write(model, y_hat, LEVEL, writer)
-    assert torch.equal(base.read(model, 4, 8, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
+    coding.write(model, y_hat, LEVEL, writer)
+    assert torch.equal(coding.read(model, 4, 8, LEVEL, coders.Reader(writer.bytes())).y_hat, y_hat)
 
 
 @pytest.mark.parametrize("wrong", [{"groups": 5}, {"groups": 0}, {"proxy": 65}, {"references": "all"}])

@@ -10,7 +10,7 @@ from command import lic
 from conftest import DATA, TINY
 from PIL import Image
 
-from lic import exact, locate, search, weights
+from lic import annealing, exact, locate, weights
 from lic.codec import Codec
 from lic.entropy import base, of_pictures
 from lic.entropy.hyperprior import Hyperprior
@@ -163,7 +163,7 @@ def frozen_stage(sample):
 def true_cost(transforms, coded, x, level):
     """Bits and error of the pictures, through the synthesis and by the search's price, in bits of a picture; (B,)."""
     error = (transforms.synthesis(coded.y_dec, level) - x).square().sum((1, 2, 3))
-    return coded.bits + coded.z_bits + search.WORTH * lambda_of(transforms.config, level) * 255**2 / 3 * error
+    return coded.bits + coded.z_bits + annealing.WORTH * lambda_of(transforms.config, level) * 255**2 / 3 * error
 
 
 def test_integers_of_training_are_worth_more_than_rounded_ones(frozen_stage):
@@ -182,10 +182,10 @@ def test_integers_of_training_are_worth_more_than_rounded_ones(frozen_stage):
 
 def test_frozen_latents_are_decoded_as_the_synthesis_wants_them(frozen_stage, monkeypatch):
     """The second stage follows the true distortion, whatever the analysis put within the bins."""
-    monkeypatch.setattr(search, "_rough", lambda kind: False)  # to the last digits
+    monkeypatch.setattr(annealing, "_rough", lambda kind: False)  # to the last digits
     transforms, entropy, x, level = frozen_stage
     y = transforms.analysis(x, level).round()
-    _, _, _, y_dec, slope = search.settle(transforms, entropy, x, y, level, 1)
+    _, _, _, y_dec, slope = annealing.settle(transforms, entropy, x, y, level, 1)
     parameters = list(entropy.parameters())
 
     def gradient(value):

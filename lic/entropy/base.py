@@ -1,6 +1,6 @@
-"""The contract of entropy models and the one walk over the latents that coding them takes.
+"""The contract of entropy models, and what training takes.
 
-An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known quality level. It is
+An entropy model losslessly codes latents y_hat (B, M, h, w) of a known quality level. It is
 
     analysis   z from y_hat, in the encoder; a model of sequences sees the latents of the frame before, too
     side       side information from z_hat, and from the frame before, on both sides; may be nothing
@@ -9,19 +9,18 @@ An entropy model losslessly codes integer latents y_hat (B, M, h, w) of a known 
                Gaussian for every latent, or a mixture of K of them
     remember   what predict() needs of known cells beyond their values, computed once (models with attention)
 
-and nothing else: training, writing and reading are the functions below, the same for every model.
+and nothing else: training, below, writing and reading, in coding.py, are the same for every model.
 predict() may look at all of y_hat but must depend on cells of smaller step only (derive masks from
 order()); then the writer predicts all cells at once and the reader step by step, and since the
 arithmetic is exact both get the same integers.
 """
 
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..exact import FRACTION, ExactLinear, LevelTable, to_fixed
+from ..exact import ExactLinear, LevelTable
 from . import gaussian
 from .orders import kept
 from .side import Side, SideInformation
@@ -38,6 +37,7 @@ class EntropyModel(nn.Module):
     groups = 1
     capturable = True  # False if a training step waits for values, or does other things for other values (train/captured.py)
     looks_back = False  # True if it predicts from the previous frame's latents too
+    dependent = True  # False if latents cannot be quantised dependently (trellis.py): one Gaussian each is what that takes
     searched = slice(None)  # channels of z that the encoder may move by a step: where neighbours mean nearly the same
     latents: int
     hyper: SideInformation
@@ -169,18 +169,18 @@ def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Te
 
 def analysis_of(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> Tensor:
     """z, not rounded, of y_hat (B, M, h, w) and the frame before, if there is one."""
-    return model.analysis(y_hat, level, _or_zeros(previous, y_hat, y_hat.shape))
+    return model.analysis(y_hat, level, or_zeros(previous, y_hat, y_hat.shape))
 
 
 def parameters_of(model: EntropyModel, z_hat: Tensor, y_hat: Tensor, level: Tensor, previous: Tensor | None) -> list[Tensor]:
     """The second half of predict_real: of all latents, from z_hat and each other."""
     h, w = y_hat.shape[2:]
-    side = model.side(z_hat, level, _or_zeros(previous, y_hat, y_hat.shape))
+    side = model.side(z_hat, level, or_zeros(previous, y_hat, y_hat.shape))
     model.remember(side, y_hat, all_but_last_step(model, h, w, y_hat.device))
     return [from_rows(r, model.groups, h, w).float() for r in model.predict(side, y_hat, all_cells(model.groups * h * w, y_hat.device))]
 
 
-def _or_zeros(previous: Tensor | None, like: Tensor, size: tuple[int, ...]) -> Tensor:
+def or_zeros(previous: Tensor | None, like: Tensor, size: tuple[int, ...]) -> Tensor:
     """The frame before, or what stands for none: zeros of that size, which take no memory."""
     return like.new_zeros(1).expand(size) if previous is None else previous
 
@@ -195,112 +195,3 @@ def from_rows(rows: Tensor, groups: int, h: int, w: int) -> Tensor:
     """The inverse of to_rows; of mixtures, (B, groups h w, M / groups, K) -> (B, M, h, w, K)."""
     B, _, C, *K = rows.shape
     return rows.reshape(B, groups, h * w, C, *K).transpose(2, 3).reshape(B, groups * C, h, w, *K)
-
-
-# --- coding: exact face, one image ------------------------------------------------------------------
-
-
-class Decoded(NamedTuple):
-    """One image's latents and what the model knew of them."""
-
-    y_hat: Tensor  # (1, M, h, w) int64
-    table: tuple[Tensor, ...]  # the coder's, see gaussian.py; each (1, M, h, w), or (1, M, h, w, K)
-    z_hat: Tensor | None = None  # (1, N, h_z, w_z) int64; of the walk alone, without side information, None
-
-
-def _steps(model: EntropyModel, h: int, w: int) -> list[list[Tensor]]:
-    """The cells in coding order: by step, then by CHUNK of positions, then by index; per step, in pieces of one chunk."""
-    chunks = -(-h * w // CHUNK)
-    order = (model.order(h, w) * chunks + (torch.arange(h * w) // CHUNK).view(h, w)).flatten()
-    cells = torch.argsort(order, stable=True)
-    numbers, counts = torch.unique(order, return_counts=True)
-    steps: dict[int, list[Tensor]] = {}
-    for number, piece in zip(numbers.tolist(), cells.split(counts.tolist()), strict=True):
-        steps.setdefault(number // chunks, []).append(piece)
-    return list(steps.values())
-
-
-@torch.no_grad()
-def predict_all(
-    model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None, z_hat: Tensor | None = None
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """z_hat (1, N, h_z, w_z) of y_hat (1, M, h, w), and the coder's table of y_hat that follows; all int64.
-
-    previous: like y_hat, the latents of the frame before, if there is one. z_hat: if the encoder wants another one.
-    """
-    if z_hat is None:
-        real = None if previous is None else previous.float()
-        z_hat = torch.round(analysis_of(model, y_hat.float(), level, real)).clamp(-Z_LIMIT, Z_LIMIT).long()
-    return z_hat, tables_of(model, _exact_side(model, z_hat, level, previous, *y_hat.shape[2:]), y_hat)
-
-
-def _exact_side(model: EntropyModel, z_hat: Tensor, level: Tensor, previous: Tensor | None, h: int, w: int) -> Side:
-    """Of integers z_hat, and the frame before, if there is one."""
-    z_hat, previous = to_fixed(z_hat), None if previous is None else to_fixed(previous)
-    return model.side(z_hat, level, _or_zeros(previous, z_hat, (1, model.latents, h, w)))
-
-
-def tables_of(model: EntropyModel, side: Side, y_hat: Tensor) -> tuple[Tensor, ...]:
-    """The coder's table of y_hat (1, M, h, w)."""
-    h, w = y_hat.shape[2:]
-    y_fixed, cells = to_fixed(y_hat), all_cells(model.groups * h * w, y_hat.device).view(model.groups, h * w)
-    model.remember(side, y_fixed, all_but_last_step(model, h, w, y_hat.device))
-    table: list[Tensor] = []
-    for at in (chunk.flatten() for chunk in cells.split(CHUNK, 1)):
-        _enter(table, model, y_hat.shape, at, gaussian.table_index(*model.predict(side, y_fixed, at)))
-    return tuple(table)
-
-
-def _enter(table: list[Tensor], model: EntropyModel, size: tuple[int, ...], at: Tensor, rows: tuple[Tensor, ...]) -> None:
-    """Enter rows of the cells `at`, (1, n, M / groups) or (1, n, M / groups, K) each, in a table of all latents; size: (1, M, h, w)."""
-    table.extend(x.new_empty(*size, *x.shape[3:]) for x in rows[len(table) :])
-    for whole, some in zip(table, rows, strict=True):
-        _put(whole, model.groups, at, some)
-
-
-def _put(whole: Tensor, groups: int, at: Tensor, rows: Tensor) -> None:
-    """whole: (1, M, h, w) or (1, M, h, w, K); rows of the cells `at`, (1, n, M / groups) or (1, n, M / groups, K)."""
-    _, M, h, w, *K = whole.shape
-    whole.view(groups, M // groups, h * w, *K)[at // (h * w), :, at % (h * w)] = rows[0]
-
-
-@torch.no_grad()
-def write(
-    model: EntropyModel, y_hat: Tensor, level: Tensor, writer, previous: Tensor | None = None, z_hat: Tensor | None = None
-) -> Decoded:
-    """Code y_hat (1, M, h, w) int64 with a frozen model into `writer` (see coders.py); previous, z_hat: see predict_all."""
-    z_hat, table = predict_all(model, y_hat, level, previous, z_hat)
-    model.hyper.code(level, z_hat.shape, writer, z_hat)
-    return write_latents(model, table, y_hat, writer)._replace(z_hat=z_hat)
-
-
-def write_latents(model: EntropyModel, table: tuple[Tensor, ...], y_hat: Tensor, writer) -> Decoded:
-    """The walk, writing."""
-    y_rows, *rows = (to_rows(x, model.groups)[0] for x in (y_hat, *table))
-    for cells in chain.from_iterable(_steps(model, *y_hat.shape[2:])):
-        writer.code([x[cells].flatten(0, 1) for x in rows], y_rows[cells].flatten())
-    return Decoded(y_hat, table)
-
-
-@torch.no_grad()
-def read(model: EntropyModel, h: int, w: int, level: Tensor, reader, previous: Tensor | None = None) -> Decoded:
-    """The inverse of write: latents (1, M, h, w) int64 out of `reader`."""
-    z_hat = model.hyper.code(level, (1, *model.hyper.size(h, w)), reader, None).to(level.device)
-    side = _exact_side(model, z_hat, level, previous, h, w)
-    return read_latents(model, side, h, w, reader)._replace(z_hat=z_hat)
-
-
-def read_latents(model: EntropyModel, side: Side, h: int, w: int, reader) -> Decoded:
-    """The walk, reading."""
-    device, size = side.level.device, (1, model.latents, h, w)
-    known = torch.zeros(size, dtype=torch.float64, device=device)  # y_hat in fixed point
-    steps, table = _steps(model, h, w), []
-    for step in steps:
-        for cells in (piece.to(device) for piece in step):
-            rows = gaussian.table_index(*model.predict(side, known, cells))
-            symbols = reader.code([x[0].flatten(0, 1) for x in rows], None).to(device)
-            _enter(table, model, size, cells, rows)
-            _put(known, model.groups, cells, to_fixed(symbols.view(1, len(cells), -1)))
-        if step is not steps[-1]:
-            model.remember(side, known, torch.cat(step).to(device))
-    return Decoded(known.mul_(2.0**-FRACTION).long(), tuple(table))

@@ -21,7 +21,8 @@ from ..container import LEVELS
 from ..errors import LicError
 from ..exact import FRACTION, LevelTable, Table, add, is_exact, multiply, softmax2
 from . import gaussian, orders, seeding
-from .base import Z_LIMIT, EntropyModel, read_latents, tables_of, write_latents
+from .base import Z_LIMIT, EntropyModel
+from .coding import tables_of, walk, write_latents
 from .factorized import COMPONENTS, mixtures, start_mixtures
 from .side import Side, SideInformation
 
@@ -153,7 +154,7 @@ class IndexMap(SideInformation):
     def code(self, level: Tensor, size: tuple[int, ...], coder, z_hat: Tensor | None) -> Tensor:
         side = Side(torch.zeros(size, device=level.device), level)
         if z_hat is None:
-            return read_latents(self.prior, side, *size[2:], coder).y_hat
+            return walk(self.prior, side, *size[2:], lambda step, cells, table: coder.code(table, None)).y_hat.long()
         write_latents(self.prior, tables_of(self.prior, side, z_hat), z_hat, coder)
         return z_hat
 
@@ -162,6 +163,7 @@ class LocalDictionary(EntropyModel):
     """One group, one step, after the map."""
 
     capturable = False
+    dependent = False
     searched = slice(0)  # z names entries of the dictionary
 
     def __init__(self, config: DictionaryConfig):

@@ -30,6 +30,7 @@ class FactorizedConfig:
 class Factorized(EntropyModel):
     """One group, one step."""
 
+    dependent = False
     searched = slice(0)  # there is no z
 
     def __init__(self, config: FactorizedConfig):

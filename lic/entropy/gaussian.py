@@ -21,6 +21,7 @@ SIGMA_LOW = 0.033  # the first of them, in units of the latent
 STEP = 0.1  # from one to the next, of log sigma
 PER_UNIT = 8  # table indexes per unit of t
 MEAN_BITS = 4  # means are coded on a grid of 2^-MEAN_BITS
+WIDE = 25  # scale index from which on latents take part in dependent quantisation, see trellis.py
 SHAPE = ((7, 18), (1, 31))  # of every distribution: two Gaussians, (eighths of the probability, twentieths of sigma).
 # Scales are never known for certain: latents have heavier tails than one Gaussian
 FAR = 12.0  # deviations; nothing is told apart beyond, and where exp and erfc have no normal numbers they are twenty times slower
@@ -126,23 +127,27 @@ class _Offset(torch.autograd.Function):
 
 
 class _Around(torch.autograd.Function):
-    """Of the bins around y - 1, y and y + 1, y an integer and y - mean = d: masses as of _Mass, and offsets as of _Offset.
+    """Of the bins around what lies on a grid of 1 / fine from y - 1 to y + 1, y - mean = d: masses as of _Mass, and offsets as of _Offset.
 
-    The four ends of the bins serve all of that. Offsets have no derivatives.
+    The ends of the bins, four if fine is 1 and seven if it is 2, serve all of that. Offsets have no derivatives.
     """
 
     @staticmethod
-    def forward(ctx, d, t):
-        ends, places = (torch.tensor(x, device=d.device).view(-1, *[1] * d.dim()) for x in ((-1.5, -0.5, 0.5, 1.5), (-1.0, 0.0, 1.0)))
+    def forward(ctx, d, t, fine):
+        places, ends = _grid(1.0, fine, d), _grid(1.5, fine, d)
         mirror = torch.where(d > 0, -1.0, 1.0)  # to the lower tail
-        mass, moment, by_d, by_log_sigma = (d.new_zeros(3, *d.shape) for _ in range(4))
+        mass, moment, by_d, by_log_sigma = (d.new_zeros(len(places), *d.shape) for _ in range(4))
+
+        def across(x):
+            return x[fine:] - x[:-fine]
+
         for share, s, at in _parts(t, d + ends):
             density = _density(at).mul_(share)
-            slope = density.diff(dim=0)
+            slope = across(density)
             moment.addcmul_(slope, s, value=-1.0)
             by_d.add_(slope.div_(s))
-            by_log_sigma.sub_(density.mul_(at).diff(dim=0))
-            mass.add_(_phi(at.mul_(mirror)).diff(dim=0), alpha=share)
+            by_log_sigma.sub_(across(density.mul_(at)))
+            mass.add_(across(_phi(at.mul_(mirror))), alpha=share)
         mass.mul_(mirror)
         ctx.save_for_backward(by_d, by_log_sigma, t)
         to_mean = -(d + places)
@@ -156,7 +161,13 @@ class _Around(torch.autograd.Function):
     def backward(ctx, grad, _):
         by_d, by_log_sigma, t = ctx.saved_tensors
         of_t = (grad * by_log_sigma).sum(0) * (PER_UNIT * STEP)
-        return (grad * by_d).sum(0), _leading_back(of_t, t, 0.0, T_HIGH)
+        return (grad * by_d).sum(0), _leading_back(of_t, t, 0.0, T_HIGH), None
+
+
+def _grid(reach: float, fine: int, like: Tensor) -> Tensor:
+    """-reach .. reach by 1 / fine, along a new first dimension."""
+    places = torch.arange(2 * reach * fine + 1, device=like.device) / fine - reach
+    return places.view(-1, *[1] * like.dim())
 
 
 @cache
@@ -193,15 +204,16 @@ def bits_and_centroid(y_hat: Tensor, mean: Tensor, t: Tensor, logit: Tensor | No
     return _bits(mass, weight), _centroid(mass, y_hat, mean, t, weight)
 
 
-def around(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The three integers nearest to y, their bits and their centroids, (3, *y.shape) each, the nearest second.
+def around(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None = None, fine: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """The three integers nearest to y, or with fine = 2 the five multiples of a half, their bits and centroids, (3 or 5, *y.shape) each.
 
-    As bits() and centroid() make them, but for bits beyond 20, rounded; only bits have a gradient, by mean, t and logit.
+    The nearest in the middle. As bits() and centroid() make them, but for bits beyond 20, rounded; only bits have a gradient,
+    by mean, t and logit.
     """
-    integers = torch.round(y) + torch.tensor([-1.0, 0.0, 1.0], device=y.device).view(3, *[1] * y.dim())
-    middle, weight = integers[1], _weight(logit)
-    mass, offset = _Around.apply(*torch.broadcast_tensors((middle if weight is None else middle[..., None]) - mean, t))
-    return integers, _bits(mass, weight), integers + _mean_offset(offset, mass, weight)
+    middle, weight = torch.round(y * fine) / fine, _weight(logit)
+    values = middle + _grid(1.0, fine, y)
+    mass, offset = _Around.apply(*torch.broadcast_tensors((middle if weight is None else middle[..., None]) - mean, t), fine)
+    return values, _bits(mass, weight), values + _mean_offset(offset, mass, weight)
 
 
 def _mass(y: Tensor, mean: Tensor, t: Tensor, logit: Tensor | None) -> Tensor:
@@ -247,13 +259,23 @@ def expected_of_each(of: Callable[..., tuple[Tensor, ...]], low: Tensor, share: 
     return tuple(v.masked_scatter(partly, torch.lerp(v[partly], o, share[partly])) for v, o in zip(values, others, strict=True))
 
 
-def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None) -> tuple[Tensor, ...]:
+def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None, dependent: bool = False) -> tuple[Tensor, ...]:
     """Exact face: parameters (float64 integers) -> table: mean in 2^-MEAN_BITS, scale index and, of a mixture,
-    weights that sum to 2^WEIGHT_BITS; int64."""
+    weights that sum to 2^WEIGHT_BITS; int64.
+
+    dependent: latents are quantised dependently; then the search, which knows the steps of wide ones to be finer, leaves
+    narrow ones narrower than models have learned, by one index.
+    """
     shift, unit = FRACTION - MEAN_BITS, 2**FRACTION // PER_UNIT
     mean = torch.floor((mean + 2 ** (shift - 1)) * 2.0**-shift)
-    index = torch.floor((t + unit // 2) * (1.0 / unit)).clamp(0, SCALES - 1)
+    index = torch.floor((t + unit // 2) * (1.0 / unit))
+    index = (torch.where(index < WIDE, index - 1, index) if dependent else index).clamp(0, SCALES - 1)
     return (mean.long(), index.long()) if logit is None else (mean.long(), index.long(), softmax2(logit).long())
+
+
+def narrowed(t: Tensor) -> Tensor:
+    """Float face: scale parameters as table_index(dependent=True) has them."""
+    return torch.where(t * PER_UNIT < WIDE - 0.5, t - 1 / PER_UNIT, t)
 
 
 def from_index(mean: Tensor, index: Tensor, weight: Tensor | None = None) -> tuple[Tensor, ...]:

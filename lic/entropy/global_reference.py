@@ -65,6 +65,8 @@ class Component(nn.Module):
 class GlobalReference(EntropyModel):
     """One group; w + 3 (h - 1) steps."""
 
+    dependent = False
+
     def __init__(self, config: GlobalReferenceConfig):
         super().__init__()
         self.config, self.latents, self.window = config, config.latents, check_window(config.window)

@@ -164,8 +164,9 @@ def _parts(model: "Sections", at: Tensor, h: int, w: int) -> list[Part]:
     return parts
 
 
-def _with_sizes(rows: Tensor) -> Tensor:
-    return torch.cat((rows, log_size(rows)), -1)
+def _with_sizes(rows: Tensor, fine: int = 2) -> Tensor:
+    """Rows beside their log_size. fine: 1 of what is not latents: it may lie anywhere, and whole numbers are the format."""
+    return torch.cat((rows, log_size(rows, fine)), -1)
 
 
 class Sections(EntropyModel):
@@ -240,7 +241,7 @@ class Sections(EntropyModel):
                 known[:, here, 2 * begin : 2 * end] = _with_sizes(rows)
                 if self.looks_back:
                     rows = add(rows, -side.previous_rows(here, begin, end))
-                    self._known(DIFFERENCES, side, y_hat)[:, here, 2 * begin : 2 * end] = _with_sizes(rows)
+                    self._known(DIFFERENCES, side, y_hat)[:, here, 2 * begin : 2 * end] = _with_sizes(rows, 1)
                 if k < len(self.attention) and len(attended):
                     latents = known[..., : 2 * end].index_select(1, attended)
                     side.keep(k, attended, self.attention[k].remember((side.rows(attended), latents)))
@@ -270,7 +271,7 @@ class Sections(EntropyModel):
         rows, predicted, fuse = (features, *context(KNOWN, HERE)), None, None
         if self.looks_back:
             predicted = side.previous_rows(at, begin, end)
-            rows += _with_sizes(predicted), *context(DIFFERENCES, HERE[:1])
+            rows += _with_sizes(predicted, 1), *context(DIFFERENCES, HERE[:1])
         if k < len(self.attention):
             fuse = partial(self.attention[k], at=at, known=side.kept(k, 2 * self.config.token), steps=order)
         correction = self.sections[k](rows, side.level, fuse, predicted)

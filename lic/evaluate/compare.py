@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import coders, container, locate, weights
-from ..entropy import base, of_pictures
+from ..entropy import base, coding, of_pictures
 from ..errors import LicError
 from . import ours, report
 from .machine import described, timed
@@ -86,7 +86,7 @@ def _measure(entropy: base.EntropyModel, y_hat: Tensor, level: Tensor, timing: b
 def _write(entropy: base.EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[bytes, float]:
     def work():
         writer = coders.Writer()
-        base.write(entropy, y_hat, level, writer)
+        coding.write(entropy, y_hat, level, writer)
         return writer.bytes()
 
     payload, (seconds, _) = timed(work)
@@ -94,7 +94,7 @@ def _write(entropy: base.EntropyModel, y_hat: Tensor, level: Tensor) -> tuple[by
 
 
 def _read(entropy: base.EntropyModel, payload: bytes, y_hat: Tensor, level: Tensor) -> float:
-    coded, (seconds, _) = timed(lambda: base.read(entropy, *y_hat.shape[2:], level, coders.Reader(payload)))
+    coded, (seconds, _) = timed(lambda: coding.read(entropy, *y_hat.shape[2:], level, coders.Reader(payload)))
     if not torch.equal(coded.y_hat, y_hat):
         raise LicError("a model did not read what it wrote")
     return seconds

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import search
+from .. import annealing
 from ..entropy import base, gaussian
 from ..errors import LicError
 from . import data, loss
@@ -48,7 +48,7 @@ def _search(transforms: nn.Module, entropy: base.EntropyModel, x: Tensor, level:
     *before, x = x.to(memory_format=torch.channels_last).split(3, 1)
     rounded = torch.round(transforms.analysis(x, level).float())
     previous = torch.round(transforms.analysis(before[0], level).float()) if before else None
-    found = search.settle(transforms, entropy, x, rounded, level, rounds, previous)
+    found = annealing.settle(transforms, entropy, x, rounded, level, rounds, previous)
     y_hat = found.y_hat
 
     def decoded(y, z):
@@ -183,7 +183,7 @@ class WithFresh:
         """A batch of the pool's before one of fresh crops."""
         found = self.pool.draw(step, progress, generator)
         x, level = self.crops.draw(step, progress, generator)
-        with search.roughly(x.device.type):  # latents are off by a hundredth of a step then
+        with annealing.roughly(x.device.type):  # latents are off by a hundredth of a step then
             fresh = self.transforms.analysis(x, level)
         y = torch.cat((found.y, torch.round(fresh.float())))
         level = torch.cat((found.level, level))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import search
+from .. import annealing
 from ..entropy.base import EntropyModel, expected_rate, rate
 from ..transforms import TransformsConfig, lambda_of
 
@@ -51,7 +51,9 @@ def latent_rate_distortion(config: TransformsConfig, entropy: EntropyModel, late
     coded = expected_rate(entropy, latents.y, latents.level, latents.previous)
     pixels = 16 * 16 * latents.y.shape[2] * latents.y.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
-    distortion = search.distortion(config.curvature * search.CURVATURE, latents.slope, coded.y_dec - latents.y_dec).sum((1, 2, 3)) / pixels
+    distortion = (
+        annealing.distortion(config.curvature * annealing.CURVATURE, latents.slope, coded.y_dec - latents.y_dec).sum((1, 2, 3)) / pixels
+    )
     return _weight(config, latents.level) * (bpp + distortion), {"bpp": bpp.detach(), "distortion": distortion.detach()}
 
 
