@@ -4,7 +4,8 @@
     image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄── y_hat ◄ entropy model + range coder ◄ payload ◄ file
 
 Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
-level between machines. Between y_hat and payload there are only integers: the same on every machine.
+level between machines. Between y_hat and payload there are only integers (y_hat may be half-way between two, see
+trellis.py): the same on every machine.
 
 A frame of a sequence is coded like a picture, by an entropy model that also knows y_hat of the frame before. A picture
 that is no photograph may be stored as it is instead, as a lossless image file (stored.py).

