@@ -7,7 +7,7 @@ the paths through the machine one comes nearer to the picture than rounding does
 coded quantisation (Marcellin & Fischer 1990, with Ungerboeck's codes of 1982), as VVC has it, too (Schwarz et al. 2019);
 which distributions are wide both sides know from the coder's tables.
 
-The value of a latent is k + half / 2, k the integer that is coded, with the mean moved by as much. `Chain`s of latents start
+The value of a latent is k + half / 2, k the integer that is coded, with the mean moved by as much. Chains of latents start
 in state 0 every CHAIN latents, and in every call of the coder. All of it is part of the format, but for best(), by which the
 encoder chooses.
 """
@@ -27,7 +27,7 @@ CHECKS = 0o515, 0o362  # parity-check polynomials of the code with so many state
 CHAIN = 512  # latents: the beginning of a chain gains little, as its first states are known
 HALF = 1 << MEAN_BITS - 1  # by which means move
 CENTRED = 0.85  # share of its offset that the centroid of a wide latent has: the cells are smaller than unit bins
-WARM = 2.0  # times the temperature of others has that of wide latents while undecided (search.py): they are not free to choose
+WARM = 2.0  # times the temperature of others has that of wide latents while undecided (annealing.py): they are not free to choose
 
 
 def is_wide(table: tuple) -> Tensor | np.ndarray:
