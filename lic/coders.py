@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import trellis
 from .entropy.gaussian import MEAN_BITS, SCALES
-from .entropy.tables import PRECISION, frequencies, half_width
+from .entropy.tables import PRECISION, frequencies, half_widths
 from .errors import Corrupt
 from .exact import WEIGHT_BITS
 
@@ -31,14 +31,14 @@ ENTRIES = 2**14  # of mixtures' tables made at once: they should stay in the cac
 
 
 @cache
-def _models() -> tuple[list, np.ndarray]:
-    """Models of all tables, by index << MEAN_BITS | fraction, and L of every scale.
+def _models() -> list:
+    """Models of all tables, by index << MEAN_BITS | fraction.
 
     constriction adds one to each entry of integers that sum to 2^24 - n: exactly our frequencies.
     """
     tables = ((frequencies(index) - 1).astype(np.float64) for index in range(SCALES))
     models = [stream.model.Categorical(row, perfect=False) for table in tables for row in table]
-    return models, np.array([half_width(index) for index in range(SCALES)])
+    return models
 
 
 @cache
@@ -62,7 +62,7 @@ class _Tables(NamedTuple):
     def models(self) -> Iterator[tuple[np.ndarray | slice, list | np.ndarray]]:
         """In the order of coding: which latents, and their models, as a list or as rows for _ROWS."""
         if len(self.table) == 2:
-            yield slice(None), list(map(_models()[0].__getitem__, _keys(*self.table).tolist()))
+            yield slice(None), list(map(_models().__getitem__, _keys(*self.table).tolist()))
             return
         for L in np.unique(self.L).tolist():
             cells = np.flatnonzero(self.L == L)
@@ -72,7 +72,7 @@ class _Tables(NamedTuple):
 
 def _tables(table: Sequence[np.ndarray]) -> _Tables:
     """Flat means and scale indexes (n,), or those and the weights of mixtures (n, K); int64."""
-    base, L = table[0] >> MEAN_BITS, _models()[1][table[1]]
+    base, L = table[0] >> MEAN_BITS, half_widths()[table[1]]
     if len(table) == 3:
         counts = table[2] >= COUNTS
         low, high = np.where(counts, base - L, 2**31).min(1), np.where(counts, base + L + 1, -(2**31)).max(1)
@@ -89,8 +89,8 @@ def _mixed(base: np.ndarray, L: int, mean: np.ndarray, index: np.ndarray, weight
     """Frequencies less one of mixtures, (n,) and (n, K) -> (n, 2 L + 3) float64. All sums are of integers below 2^53."""
     sums, begins = _cumulative()
     first = begins[_keys(mean, index)]
-    last = first + 2 * _models()[1][index] + 2
-    shift = first + _models()[1][index] - (mean >> MEAN_BITS) + base[:, None] - L  # of the lowest bin, in the component's sums
+    last = first + 2 * half_widths()[index] + 2
+    shift = first + half_widths()[index] - (mean >> MEAN_BITS) + base[:, None] - L  # of the lowest bin, in the component's sums
     edges = np.arange(2 * L + 3)
     total = np.zeros((len(base), 2 * L + 3))
     for k in range(mean.shape[1]):

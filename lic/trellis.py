@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .entropy import gaussian
 from .entropy.gaussian import MEAN_BITS, WIDE
-from .entropy.tables import half_width
+from .entropy.tables import half_widths
 
 STATES = 256
 CHECKS = 0o515, 0o362  # parity-check polynomials of the code with so many states: Ungerboeck 1982, table I
@@ -57,13 +57,8 @@ def centroid(y_hat: Tensor, table: tuple[Tensor, ...], dependent: bool) -> Tenso
 def parity(value: np.ndarray, mean: np.ndarray, index: np.ndarray) -> np.ndarray:
     """0 or 1 of values, with their tables: that of k, or if that is not in the table of what its escape stands for."""
     k = np.floor(value).astype(np.int64)
-    base, L = mean - HALF * (value != k) >> MEAN_BITS, _half_widths()[index]
+    base, L = mean - HALF * (value != k) >> MEAN_BITS, half_widths()[index]
     return np.where((k < base - L) | (k > base + L + 1), base - L - 1, k) & 1
-
-
-@cache
-def _half_widths() -> np.ndarray:
-    return np.array([half_width(index) for index in range(gaussian.SCALES)])
 
 
 def best(values: np.ndarray, costs: np.ndarray, mean: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -70,6 +70,12 @@ def half_width(index: int) -> int:
 
 
 @cache
+def half_widths() -> np.ndarray:
+    """L of every scale, int64."""
+    return np.array([half_width(index) for index in range(SCALES)])
+
+
+@cache
 def frequencies(index: int) -> np.ndarray:
     """Tables of scale `index`, row by row for a mean 0, 1, ... / 2^MEAN_BITS above its base: int64, every entry >= 1, sums 2^24."""
     L, fraction = half_width(index), np.arange(1 << MEAN_BITS, dtype=np.int64)[:, None]
@@ -85,8 +91,7 @@ def _all(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """All tables one after the other, where each begins (by index << MEAN_BITS | fraction), and L of every scale; int64."""
     tables = [table for index in range(SCALES) for table in frequencies(index)]
     begins = np.cumsum([0] + [len(table) for table in tables[:-1]])
-    widths = [half_width(index) for index in range(SCALES)]
-    return tuple(torch.as_tensor(x, device=device) for x in (np.concatenate(tables), begins, widths))
+    return tuple(torch.as_tensor(x, device=device) for x in (np.concatenate(tables), begins, half_widths()))
 
 
 def frequency(mean: Tensor, index: Tensor, y: Tensor) -> Tensor:
