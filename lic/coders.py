@@ -147,7 +147,7 @@ class Writer:
         self._encoder = stream.queue.RangeEncoder()
 
     def code(self, table: Sequence[Tensor], y: Tensor, dependent: bool = False) -> Tensor:
-        """Append y, (n,) integers, with the tables (mean, index), (n,), or (mean, index, weight), (n, K). Returns y.
+        """Append integers y, (n,) of any type, with the tables (mean, index), (n,), or (mean, index, weight), (n, K). Returns y.
 
         dependent: y may be what trellis.best() chose of these tables (mean, index).
         """

@@ -48,7 +48,7 @@ def refine(
     if not effort:
         return y_hat, None, False
     h, w = y_hat.shape[2:]
-    for dependent in (True, False)[not models.entropy.dependent :]:
+    for dependent in (True, False) if models.entropy.dependent else (False,):  # integers are what is left if that runs away
         picture = _Picture(models, x, y_hat, level, effort, previous, progress, MEASURES[tune], dependent)
         side = coding.exact_side(models.entropy, picture.z_hat.long(), level, previous, h, w)
         found = coding.walk(models.entropy, side, h, w, picture.decide, dependent).y_hat

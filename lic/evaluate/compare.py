@@ -64,7 +64,7 @@ def run(folder: Path, names: list[str], qualities: list[float], device: torch.de
 
 
 def _latents(name: str, paths: list[Path], qualities: list[float], device: torch.device) -> Iterator[tuple]:
-    """-> path, quality, y_hat (1, M, h, w) int64, level (1,) int64."""
+    """-> path, quality, y_hat (1, M, h, w) float64, level (1,) int64."""
     codec = ours.warm(name, device.type)
     for path, quality in itertools.product(paths, qualities):
         header, frames = container.unpack(codec.encode(Image.open(path).convert("RGB"), quality, effort=0))
