@@ -25,7 +25,6 @@ Only the encoder does this, so it may use floats.
 
 import copy
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -33,10 +32,9 @@ import torch
 from torch import Tensor
 
 from . import exact, trellis
-from .defaults import TUNE
 from .entropy import base, gaussian
-from .measures import MEASURES, SquaredError
-from .transforms import lambda_of
+from .measures import SquaredError
+from .transforms import lambda_of, roughly
 
 WORTH = 1.4  # of the distortion, in lambda of training: with fewer bits for the same values, finer ones pay
 CURVATURE = WORTH * 12 / math.log(2)  # bits per squared step: so optimal step sizes make it, see train/linear_start.py
@@ -46,16 +44,6 @@ HOT, COLD = 2.0, 0.4  # temperature in bits, at first and in the end
 FAST, SLOW = 0.9, 0.2  # share of its way to what is expected that a latent goes in one round, at first and in the end
 FOLLOWS = 0.5  # share of what z does to the bits of y that a latent which moves z counts as its own; more of it runs away
 Z_CURVATURE = 1.4 * math.log(2)  # of z, by the squared slope in bits; without the 1.4 Fisher's information, in nats the square itself
-
-
-class Settled(NamedTuple):
-    """What the search made of latents; all float32, (B, M, h, w) but for z_hat."""
-
-    y_hat: Tensor  # the integers
-    z_hat: Tensor  # those of the hyper latents, (B, N, h_z, w_z)
-    y: Tensor  # the latents before the last round, in general between integers
-    y_dec: Tensor  # what the synthesis was expected to get of them
-    slope: Tensor  # derivative of the distortion by that y_dec, in bits of the whole picture
 
 
 class Options(NamedTuple):
@@ -87,7 +75,7 @@ def real(entropy: base.EntropyModel) -> base.EntropyModel:
 
 
 class Undecided:
-    """Latents of pictures on their way to integers, or of one picture to multiples of a half; entropy: with its float face."""
+    """Latents of a picture on their way to integers, or if quantised dependently multiples of a half; entropy: with its float face."""
 
     def __init__(self, transforms, entropy, measure: SquaredError, y_hat: Tensor, level: Tensor, previous: Tensor | None, dependent: bool):
         self.transforms, self.entropy, self.measure, self.level, self.previous = transforms, entropy, measure, level, previous
@@ -108,7 +96,7 @@ class Undecided:
         error, slope = _distortion(self.transforms, self.measure, self.y_dec, self.level)
         here = self.measure.bend(*self.y.shape[2:])
         if self.cost is None:
-            self.cost, self.z_start, self.before = bits + error, torch.round(z), (self.y_dec, slope)
+            self.cost, self.before = bits + error, (self.y_dec, slope)
         step, change = self.y_dec - self.before[0], slope - self.before[1]
         self.bent = self.bent + (step * change).sum((2, 3), keepdim=True)
         self.moved = self.moved + (here * step.square()).sum((2, 3), keepdim=True)
@@ -126,15 +114,13 @@ class Undecided:
         means = _mean(weighed.wide_options, trellis.WARM * temperature, *some)
         return tuple(_filled(x, weighed.wide, mean) for x, mean in zip((y, y_dec), means, strict=True))
 
-    def anneal(self, rounds: int, by_parts: bool = True) -> None:
-        """All rounds but the last, which decides: that one needs to be weighed yet. By parts, or by whole steps."""
+    def anneal(self, rounds: int) -> None:
+        """All rounds but the last, which decides: that one needs to be weighed yet."""
         if rounds == 1:
             self.z_hat = torch.round(base.analysis_of(self.entropy, self.y, self.level, self.previous))
         for round_ in range(rounds - 1):
             progress = round_ / (rounds - 1)
-            temperature, share = 0.0, 1.0
-            if by_parts:
-                temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
+            temperature, share = HOT ** (1 - progress) * COLD**progress, FAST + (SLOW - FAST) * progress
             weighed = self.weigh()
             self.y, self.y_dec = map(torch.lerp, (self.y, self.y_dec), self.expected(weighed, temperature), (share, share))
             if round_ == rounds - 2:  # y will be chosen for the z that is written
@@ -148,48 +134,13 @@ class Undecided:
         return ~(weighed.cost <= self.cost)  # or not a number
 
 
-@torch.no_grad()
-def settle(
-    transforms,
-    entropy: base.EntropyModel,
-    x: Tensor,
-    y_hat: Tensor,
-    level: Tensor,
-    rounds: int,
-    previous: Tensor | None = None,
-    measure_of: Callable[[Tensor], SquaredError] = MEASURES[TUNE],
-) -> Settled:
-    """Integers for pictures x (B, 3, H, W), from y_hat (B, M, h, w) on, float32: what training learns from. rounds: 1 or more.
-
-    Entropy models have learned from integers, so nothing says that they know what to make of latents in between. A search
-    that ends higher than it began is done again by whole steps, and if that does so, too, y_hat stays as it is.
-    """
-    latents = Undecided(transforms, entropy, measure_of(x), y_hat, level, previous, False)
-    settled, lost = _settled(latents, rounds, True)
-    if bool(lost.any()):
-        latents.begin()
-        again, _ = _settled(latents, rounds, False)
-        settled = Settled(*(torch.where(lost.view(-1, 1, 1, 1), b, a) for a, b in zip(settled, again, strict=True)))
-    return settled
-
-
-def _settled(latents: Undecided, rounds: int, by_parts: bool) -> tuple[Settled, Tensor]:
-    """As settle(), and which pictures it has left as they were."""
-    latents.anneal(rounds, by_parts)
-    weighed = latents.weigh()
-    lost = latents.lost(weighed)
-    back = lost.view(-1, 1, 1, 1)
-    y_hat = torch.where(back, latents.start, latents.expected(weighed, 0.0)[0])
-    return Settled(y_hat, torch.where(back, latents.z_start, latents.z_hat), latents.y, latents.y_dec, weighed.slope), lost
-
-
 def cost_of(options: Options, y: Tensor, y_dec: Tensor, slope_of_y: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
     """Of each choice, in bits, but for what all have in common."""
     return options.bits + slope_of_y * (options.values - y) + distortion(curvature, slope, options.decoded - y_dec)
 
 
 def _mean(options: Options, temperature: float, *field: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected value, and what it decodes to; at temperature 0 those of the cheapest choice."""
+    """Expected value, and what it decodes to."""
     chances = _chances(cost_of(options, *field), temperature)
     return (chances * options.values).sum(0), (chances * options.decoded).sum(0)
 
@@ -202,7 +153,7 @@ def _filled(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
 def halves(y: Tensor, *parameters: Tensor) -> Options:
     """Those of wide latents."""
     values, bits, decoded = gaussian.around(y, *parameters, fine=2)
-    return Options(values, bits, torch.lerp(values, decoded, trellis.CENTRED))
+    return Options(values, bits, torch.lerp(values, decoded, gaussian.CENTRED))
 
 
 def _expected_z(entropy: base.EntropyModel, z: Tensor, slope: Tensor, level: Tensor, temperature: float) -> Tensor:
@@ -244,7 +195,7 @@ def _rate(
         with roughly(y.device.type):
             parameters = base.parameters_of(entropy, z + FOLLOWS * (analysed - analysed.detach()), known, level, previous)
         if dependent:
-            wide = torch.nonzero((parameters[1].detach() * gaussian.PER_UNIT >= gaussian.WIDE - 0.5).flatten())[:, 0]
+            wide = torch.nonzero(gaussian.is_wide(parameters[1].detach()).flatten())[:, 0]
             parameters[1] = gaussian.narrowed(parameters[1])
         else:
             wide = torch.empty(0, dtype=torch.int64, device=y.device)
@@ -264,16 +215,6 @@ def _rate(
 def distortion(curvature: Tensor | float, slope: Tensor, d: Tensor) -> Tensor:
     """What it costs, in bits, if a decoded latent moves by d."""
     return slope * d + curvature / 2 * d * d
-
-
-def roughly(kind: str) -> torch.autocast:
-    """A context where networks run in bfloat16 if that is faster: it is as good for slopes."""
-    return torch.autocast(kind, torch.bfloat16, enabled=_rough(kind))
-
-
-@cache
-def _rough(kind: str) -> bool:
-    return kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)  # torch < 2.11 cannot tell
 
 
 def _distortion(transforms, measure: SquaredError, y_dec: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:

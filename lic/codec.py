@@ -31,6 +31,7 @@ from .entropy import base, coding
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, Unsupported
 from .image import Samples
 from .measures import MEASURES
+from .transforms import roughly
 
 STRANGE = 4.0  # bits per latent, of which there are as many as pixels: photographs need up to 3, at quality 100
 PLAIN = "hyperprior"
@@ -248,7 +249,8 @@ class Codec:
         with self._timed("transform"):
             parts = zip(*(x.split(16, 1) for x in (latents.y_hat, *latents.table)), strict=True)  # what is computed on the way is large
             y_dec = torch.cat([trellis.centroid(y_hat, table, frame.dependent) for y_hat, *table in parts], 1)
-            x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
+            with roughly(self.device.type):
+                x_hat = models.transforms.synthesis(y_dec.contiguous(memory_format=torch.channels_last), self._levels(header.level))
             x_hat = x_hat[0, :, : header.height, : header.width].clamp_(0, 1).mul_(255).round_().byte()
         return self._assembled(header, frame, x_hat.permute(1, 2, 0).cpu().numpy())
 

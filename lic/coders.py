@@ -11,6 +11,7 @@ bin counts by its weight. The tables of one call are made and used width by widt
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +32,24 @@ ENTRIES = 2**14  # of mixtures' tables made at once: they should stay in the cac
 
 
 @cache
-def _models() -> list:
-    """Models of all tables, by index << MEAN_BITS | fraction.
+def _models() -> np.ndarray:
+    """Models of all tables, by index << MEAN_BITS | fraction: objects.
 
     constriction adds one to each entry of integers that sum to 2^24 - n: exactly our frequencies.
     """
     tables = ((frequencies(index) - 1).astype(np.float64) for index in range(SCALES))
-    models = [stream.model.Categorical(row, perfect=False) for table in tables for row in table]
-    return models
+    models = (stream.model.Categorical(row, perfect=False) for table in tables for row in table)
+    return np.fromiter(models, object)
+
+
+@cache
+def _links() -> np.ndarray:
+    """Of a chain's latents: model, and the next state by twice the state plus the symbol's parity; objects.
+
+    By twice the model's place, plus 1 if it is odd symbols that stand for even integers.
+    """
+    ways = [after.flatten().tolist() for after in (trellis.machine()[1], trellis.machine()[1][:, ::-1])]
+    return np.fromiter(((model, way) for model in _models() for way in ways), object)
 
 
 @cache
@@ -62,7 +73,7 @@ class _Tables(NamedTuple):
     def models(self) -> Iterator[tuple[np.ndarray | slice, list | np.ndarray]]:
         """In the order of coding: which latents, and their models, as a list or as rows for _ROWS."""
         if len(self.table) == 2:
-            yield slice(None), list(map(_models().__getitem__, _keys(*self.table).tolist()))
+            yield slice(None), _models()[_keys(*self.table)].tolist()
             return
         for L in np.unique(self.L).tolist():
             cells = np.flatnonzero(self.L == L)
@@ -215,21 +226,25 @@ class Reader:
         """Wide latents, of which each says by which of two tables the next one is coded."""
         mean, index = table
         both = [_tables([mean - trellis.HALF * half, index]) for half in (0, 1)]
-        models = [models for tables in both for _, models in tables.models()]
-        odd = [((tables.base - tables.L - 1) & 1).tolist() for tables in both]  # whether even symbols are odd integers
-        quantiser, after = (x.tolist() for x in trellis.machine())
-        decode, symbols, halves, state = self._decoder.decode, [], [], 0
-        for k, way in enumerate(zip(*models, *odd, strict=True)):
-            if k % trellis.CHAIN == 0:
-                state = 0
-            half = quantiser[state]
-            symbol = decode(way[half])
-            symbols.append(symbol)
-            halves.append(half)
-            state = after[state][symbol + way[2 + half] & 1]
-        half = np.array(halves, dtype=np.int64)
+        links = [_links()[2 * _keys(*tables.table) + (tables.base - tables.L - 1 & 1)].tolist() for tables in both]
+        decode, found, ways = self._decoder.decode, [], zip(*links, strict=True)
+        halved = trellis.machine()[0].tolist()
+        for _ in range(0, len(mean), trellis.CHAIN):
+            state = 0
+            for integer, half in islice(ways, trellis.CHAIN):
+                if halved[state]:
+                    model, after = half
+                    symbol = decode(model)
+                    found.append(~symbol)  # so that it is known which table it was
+                else:
+                    model, after = integer
+                    symbol = decode(model)
+                    found.append(symbol)
+                state = after[2 * state | symbol & 1]
+        symbols = np.array(found, dtype=np.int64)
+        half = symbols < 0
         base = np.where(half, both[1].base, both[0].base)
-        return self._values(np.array(symbols, dtype=np.int64), base, both[0].L) + half / 2
+        return self._values(np.where(half, ~symbols, symbols), base, both[0].L) + half / 2
 
     def _values(self, symbols: np.ndarray, base: np.ndarray, L: np.ndarray) -> np.ndarray:
         """Integers of symbols; the escapes among them follow in the stream."""

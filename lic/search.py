@@ -10,6 +10,7 @@ Only the encoder does this, so it may use floats.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,17 @@ LATE = 0.3  # share of its way to what is expected that a latent goes meanwhile
 BLOCK, HALO = 64, 4  # latents in row and column that are judged at once, and around them, both multiples of 4
 
 Progress = Callable[[list], Iterable]  # iter, or tqdm to show how far a search is
+
+
+class Found(NamedTuple):
+    """What a search makes of latents; (1, M, h, w) float32 if nothing else is said."""
+
+    y_hat: Tensor  # float64
+    z_hat: Tensor  # (1, N, h_z, w_z)
+    dependent: bool  # whether it is quantised dependently
+    between: Tensor  # the latents before the first of them was decided: annealed, in general between their values
+    y_dec: Tensor  # what the synthesis gets of y_hat
+    slope: Tensor  # derivative of the distortion by that, in bits of the whole picture
 
 
 def refine(
@@ -45,16 +57,33 @@ def refine(
     picture may be wrong. level: (1,) int64; previous: see coding.predict_all; progress: what iterates over the blocks, once for
     annealing and then as often as all is weighed again; tune: which of MEASURES the distortion is.
     """
-    if not effort:
+    found = find(models, x, y_hat, level, effort, models.entropy.dependent, previous, progress, tune) if effort else None
+    if found is None:
         return y_hat, None, False
+    return found.y_hat, found.z_hat if models.entropy.searched != slice(0) else None, found.dependent
+
+
+def find(
+    models: Models,
+    x: Tensor,
+    y_hat: Tensor,
+    level: Tensor,
+    effort: int,
+    dependent: bool,
+    previous: Tensor | None = None,
+    progress: Progress = iter,
+    tune: str = TUNE,
+) -> Found | None:
+    """The search of refine(), or None if it ends higher than it began; dependent: try whether latents can be quantised so."""
     h, w = y_hat.shape[2:]
-    for dependent in (True, False) if models.entropy.dependent else (False,):  # integers are what is left if that runs away
-        picture = _Picture(models, x, y_hat, level, effort, previous, progress, MEASURES[tune], dependent)
+    for half in (True, False) if dependent else (False,):  # integers are what is left if that runs away
+        picture = _Picture(models, x, y_hat, level, effort, previous, progress, MEASURES[tune], half)
+        between = picture.y.clone()
         side = coding.exact_side(models.entropy, picture.z_hat.long(), level, previous, h, w)
-        found = coding.walk(models.entropy, side, h, w, picture.decide, dependent).y_hat
+        found = coding.walk(models.entropy, side, h, w, picture.decide, half).y_hat
         if not picture.lost():
-            return found, picture.z_hat if models.entropy.searched != slice(0) else None, dependent
-    return y_hat, None, False
+            return Found(found, picture.z_hat, half, between, picture.y_dec, picture.slope)
+    return None
 
 
 class _Picture:
@@ -146,10 +175,12 @@ class _Picture:
         return values.double()
 
     def lost(self) -> bool:
-        """Whether the picture had better be left as it was."""
+        """Whether the picture had better be left as it was, now that all is decided."""
         next(self.progress, None)  # that was the last one
         cost = 0.0
-        for latents, around, *_ in self.blocks:
+        for latents, around, *where in self.blocks:
             latents.y, latents.y_dec = self.y[around], self.y_dec[around]
-            cost = cost + latents.weigh().cost - latents.cost
+            weighed = latents.weigh()
+            self._put(self.slope, weighed.slope, *where)
+            cost = cost + weighed.cost - latents.cost
         return not bool(cost <= 0)  # or not a number

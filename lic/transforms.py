@@ -11,6 +11,7 @@ H and W must be multiples of STRIDE.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -134,9 +135,19 @@ def amplify(x: Tensor, log_gain: LevelTable, level: Tensor) -> Tensor:
 
 
 def linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x) in float32 even where training runs the blocks in bfloat16, which cannot tell a latent of 100 from one of 100.4."""
+    """conv(x) in float32 even where the blocks run in bfloat16, which cannot tell a latent of 100 from one of 100.4."""
     with torch.autocast(x.device.type, enabled=False):
         return conv(x.float())
+
+
+def roughly(kind: str) -> torch.autocast:
+    """A context where networks run in bfloat16 if that is faster, on devices of this kind: see weights/README.md for what that costs."""
+    return torch.autocast(kind, torch.bfloat16, enabled=_rough(kind))
+
+
+@cache
+def _rough(kind: str) -> bool:
+    return kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)  # torch < 2.11 cannot tell
 
 
 class PatchTransforms(nn.Module):
@@ -174,8 +185,7 @@ class PatchTransforms(nn.Module):
         x = self.synthesis_coarse(amplify(y_hat, self.latent_ungain, level), level)
         x = F.pixel_shuffle(linear(self.split, x), 2)
         x = amplify(x, self.synthesis_gain, level)
-        x = self.pixels(self.synthesis_fine(x, level)).float()
-        return F.pixel_shuffle(x, 8).add_(0.5)
+        return F.pixel_shuffle(linear(self.pixels, self.synthesis_fine(x, level)), 8).add_(0.5)
 
 
 TRANSFORMS = {"patch": (PatchTransforms, TransformsConfig)}

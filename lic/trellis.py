@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from .entropy import gaussian
-from .entropy.gaussian import MEAN_BITS, WIDE
+from .entropy.gaussian import MEAN_BITS, PER_UNIT, SCALES, WIDE
 from .entropy.tables import half_widths
+from .exact import look_up
 
 STATES = 256
 CHECKS = 0o515, 0o362  # parity-check polynomials of the code with so many states: Ungerboeck 1982, table I
 CHAIN = 512  # latents: the beginning of a chain gains little, as its first states are known
 HALF = 1 << MEAN_BITS - 1  # by which means move
-CENTRED = 0.85  # share of its offset that the centroid of a wide latent has: the cells are smaller than unit bins
 WARM = 2.0  # times the temperature of others has that of wide latents while undecided (annealing.py): they are not free to choose
 
 
@@ -49,9 +49,21 @@ def machine() -> tuple[np.ndarray, np.ndarray]:
 
 def centroid(y_hat: Tensor, table: tuple[Tensor, ...], dependent: bool) -> Tensor:
     """What the synthesis gets of latents, float32; y_hat and the coder's table of one shape, but for mixtures' K."""
-    y_hat = y_hat.float()
-    y_dec = gaussian.centroid(y_hat, *gaussian.from_index(*table))
-    return torch.where(is_wide(table), torch.lerp(y_hat, y_dec, CENTRED), y_dec) if dependent else y_dec
+    if len(table) == 3:
+        return gaussian.centroid(y_hat.float(), *gaussian.from_index(*table))
+    mean, index = table
+    unit = 1 << MEAN_BITS
+    place = (mean - unit * y_hat).clamp_(-unit, unit).add_(index, alpha=2 * unit + 1).add_(unit)
+    return look_up(_offsets(dependent, y_hat.device), place).add_(y_hat)
+
+
+@cache
+def _offsets(dependent: bool, device: torch.device) -> Tensor:
+    """Of centroids from their latents, by scale index and then by how far the mean is, -1 .. 1 or further: flat, float32."""
+    away = torch.arange(-1, 1 + 2**-MEAN_BITS, 2**-MEAN_BITS, device=device).expand(SCALES, -1)
+    index = torch.arange(SCALES, device=device)[:, None].expand_as(away)
+    offsets = gaussian.centroid(torch.zeros_like(away), away, index / PER_UNIT)
+    return (torch.where(is_wide((away, index)), gaussian.CENTRED * offsets, offsets) if dependent else offsets).flatten()
 
 
 def parity(value: np.ndarray, mean: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -203,6 +203,7 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
 @click.option("--entropy", default=ENTROPY, show_default=True, metavar="NAME",
               help="Entropy model that the search goes by.")  # fmt: skip
 @click.option("--pairs", is_flag=True, help="Of pairs of frames, as models of sequences want them.")
+@click.option("--integers", is_flag=True, help="Without dependent quantisation, as models of mixtures want them.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder; several seeds may share one.")
 @click.option("--count", type=click.IntRange(1), default=2560, show_default=True, help="Crops; 256 pixels wide one takes 1.1 MB.")
 @click.option("--crop", type=click.IntRange(64), default=256, show_default=True, help="Side of the crops, a multiple of 64.")
@@ -213,12 +214,10 @@ def train_transforms(folder, architecture, checkpoint, device, threads, **option
 def train_latents(folder, model, entropy, device, threads, **options):
     """Search crops of the images of FOLDER for the latents that entropy models and syntheses learn from."""
     device = _prepare(device, threads, options["crop"])
-    from . import exact, weights
+    from . import weights
     from .train import latents
 
-    path = locate.by_name(f"{model}-{entropy}")
-    models = weights.load_models(path, device)
-    latents.write(folder, options.pop("out"), models.transforms, exact.thaw(models.entropy), models.latents_of, **options)
+    latents.write(folder, options.pop("out"), weights.load_models(locate.by_name(f"{model}-{entropy}"), device), **options)
 
 
 @train.command("entropy")

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lic import exact, locate, weights
+from lic import locate, weights
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS
 from lic.train import latents
@@ -83,12 +83,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def searched(folder, tmp_path_factory) -> dict[bool, Path]:
-    """Folders of latents of the tiny transforms to train entropy models with: of pictures, and (True) of pairs of frames."""
+def searched(folder, tmp_path_factory) -> dict[str, Path]:
+    """Folders of latents of the tiny transforms to train entropy models with: of pictures, all integers, and of pairs of frames."""
     folders = {}
-    for name in ("tiny-parallel", "tiny-spatiotemporal"):
-        (entropy, meta), (transforms, _) = (weights.load(locate.by_name(which, (TINY,))) for which in (name, "tiny"))
-        out = folders[entropy.looks_back] = tmp_path_factory.mktemp("latents")
-        options = {"pairs": entropy.looks_back, "count": 12, "crop": 64, "enlarge": 1.5, "seed": 3}
-        latents.write(folder, out, transforms, exact.thaw(entropy), meta["transforms"], **options)
+    for name, entropy in (("pictures", "parallel"), ("integers", "hyperprior"), ("pairs", "spatiotemporal")):
+        models = weights.load_models(locate.by_name(f"tiny-{entropy}", (TINY,)), torch.device("cpu"))
+        options = {"pairs": name == "pairs", "integers": name == "integers", "count": 12, "crop": 64, "enlarge": 1.5, "seed": 3}
+        latents.write(folder, folders.setdefault(name, tmp_path_factory.mktemp(name)), models, **options)
     return folders

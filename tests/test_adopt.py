@@ -39,7 +39,7 @@ def test_training_goes_on_from_several_files(folder, tmp_path):
 @torch.no_grad()
 def test_sections_take_over_neighbours_at_their_places(searched, tmp_path):
     transforms, _ = weights.load(locate.by_name("tiny", (TINY,)))
-    common = Pool(searched[False], torch.device("cpu"), batch=2), tmp_path / "p.pt", transforms
+    common = Pool(searched["pictures"], torch.device("cpu"), batch=2), tmp_path / "p.pt", transforms
     with torch.enable_grad():
         stages.train_entropy(*common, name="parallel", config=SMALL_CONFIGS["parallel"], minutes=0.005, learning_rate=1e-3)
     exported = export.export(tmp_path / "p.pt", "tiny", tmp_path)

@@ -102,7 +102,7 @@ def test_both_at_once_are_those_by_themselves():
     share[:20] = 0
     for parameters in ((mean, t, logit), (mean[:, 0], t[:, 0])):
         parameters = [p.requires_grad_() for p in parameters]
-        together = gaussian.expected_of_each(gaussian.bits_and_centroid, low, share, *parameters)
+        together = gaussian.expected_of_each(gaussian.bits_and_centroid, low, share, *parameters, step=torch.ones(60))
         for of, got in zip((gaussian.bits, gaussian.centroid), together, strict=True):
             alone = gaussian.expected(of, low, share, *parameters)
             assert torch.equal(got, alone)

@@ -6,7 +6,7 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from lic import annealing, locate, search, weights
+from lic import annealing, locate, search, transforms, weights
 from lic.codec import Codec
 from lic.entropy import ENTROPY_MODELS, base, gaussian
 from lic.errors import LicError
@@ -34,14 +34,16 @@ def trade(codec, models, picture, quality, effort):
     return lam * mse + 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), len(data)
 
 
-@pytest.mark.parametrize(("model", "quality"), [("lite", 20), ("lite", 80), ("base", 30), ("base", 80)])
-def test_effort_buys_a_better_trade_and_smaller_files(sample, model, quality):
+@pytest.mark.parametrize(("model", "qualities"), [("lite", (20, 80)), ("base", (30, 80))])
+def test_effort_buys_a_better_trade_and_smaller_files(sample, model, qualities):
     shipped = Codec(model, device="cpu")
-    models = weights.load_models(shipped.path, shipped.device)
-    costs = [trade(shipped, models, sample, quality, effort) for effort in (0, 1, 3)]
-    assert costs[1][0] < 0.995 * costs[0][0]
-    assert costs[2][0] <= 1.001 * costs[1][0]
-    assert costs[1][1] < costs[0][1]
+    models, more = weights.load_models(shipped.path, shipped.device), []
+    for quality in qualities:
+        costs = [trade(shipped, models, sample, quality, effort) for effort in (0, 1, 3)]
+        assert costs[1][0] < 0.995 * costs[0][0]
+        assert costs[1][1] < costs[0][1]
+        more.append(costs[2][0] / costs[1][0])
+    assert sum(more) <= 1.001 * len(more)  # of one picture at one quality either may be ahead
 
 
 def start(models, sample, box=(0, 64, 128, 192), level=2000):
@@ -70,7 +72,7 @@ def test_no_effort_changes_nothing_and_effort_repeats(models, sample):
 def test_padding_is_free(models, sample):
     """Latents are judged by the picture alone, not by what a padded synthesis adds to it."""
     x, y_hat, level = start(models, sample)
-    slope = settle(models, x[:, :, :20, :20], y_hat, level, 1).slope[0]
+    slope = undecided(models, x[:, :, :20, :20], y_hat, level).weigh().slope[0]
     assert bool((slope[:, :2, :2] != 0).any())
     assert not bool(slope[:, 5:].any() or slope[:, :, 5:].any())  # the tiny network reaches 3 rows
     assert refine(models, x[:, :, :20, :20], y_hat, level, 1).shape == y_hat.shape
@@ -78,7 +80,7 @@ def test_padding_is_free(models, sample):
 
 @pytest.mark.parametrize("measure_of", MEASURES.values())
 def test_slope_is_the_derivative_of_the_distortion(models, sample, monkeypatch, measure_of):
-    monkeypatch.setattr(annealing, "_rough", lambda kind: False)
+    monkeypatch.setattr(transforms, "_rough", lambda kind: False)
     x, y, level = start(models, sample)
     measure = measure_of(x)
     slope = annealing._distortion(models.transforms, measure, y, level)[1]
@@ -100,7 +102,7 @@ def test_bfloat16_knows_distortion_and_slopes_well_enough(sample, monkeypatch, m
         x, y, level = start(models, sample, level=level)
         found = []
         for rough in (False, True):  # either works on any processor
-            monkeypatch.setattr(annealing, "_rough", lambda kind, rough=rough: rough)
+            monkeypatch.setattr(transforms, "_rough", lambda kind, rough=rough: rough)
             found.append(annealing._distortion(models.transforms, measure_of(x), y, level))
         (error, slope), (rough_error, rough_slope) = found
         assert rough_error.dtype == rough_slope.dtype == torch.float32
@@ -113,7 +115,7 @@ SMOOTH = sorted(set(ENTROPY_MODELS) - {"spatiotemporal", "global-reference"})  #
 
 @pytest.mark.parametrize("entropy_name", SMOOTH)
 def test_context_is_the_derivative_of_the_bits_of_others(entropy_name, sample, monkeypatch):
-    monkeypatch.setattr(annealing, "_rough", lambda kind: False)
+    monkeypatch.setattr(transforms, "_rough", lambda kind: False)
     models = weights.load_models(locate.by_name(f"tiny-{entropy_name}", (TINY,)), torch.device("cpu"))
     _, y_hat, level = start(models, sample)
     previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
@@ -140,7 +142,7 @@ def test_bfloat16_knows_bits_and_their_slopes_well_enough(entropy_name, sample, 
     previous = y_hat.roll(1, 3) if models.entropy.looks_back else None
     found = []
     for rough in (False, True):
-        monkeypatch.setattr(annealing, "_rough", lambda kind, rough=rough: rough)
+        monkeypatch.setattr(transforms, "_rough", lambda kind, rough=rough: rough)
         found.append(annealing._rate(annealing.real(models.entropy), y_hat, 0.0, None, level, previous))
     (bits, slope, _, (_, own_bits, _), *_), (rough_bits, rough_slope, _, (_, rough_own_bits, decoded), *_) = found
     assert rough_slope.dtype == rough_own_bits.dtype == decoded.dtype == torch.float32
@@ -190,8 +192,10 @@ def test_blocks_cost_no_quality(sample, monkeypatch):
     assert trade(shipped, models, sample, 60, 1)[0] > 1.05 * whole
 
 
-def settle(models, x, y_hat, level, rounds=3, previous=None):
-    return annealing.settle(models.transforms, annealing.real(models.entropy), x, y_hat, level, rounds, previous)
+def undecided(models, x, y_hat, level, previous=None):
+    return annealing.Undecided(
+        models.transforms, annealing.real(models.entropy), MEASURES["psnr"](x), y_hat, level, previous, dependent=models.entropy.dependent
+    )
 
 
 @pytest.mark.parametrize("model", ["lite", "base"])
@@ -201,16 +205,17 @@ def test_hyper_latents_are_searched_too_and_save_bits(sample, model):
     entropy, saved = annealing.real(models.entropy), []
     for number in range(0, 4097, 1024):  # every second anchor: on one small picture, each by itself may be off by a per cent
         x, y_hat, level = start(models, sample, (0, 0, 384, 256), number)
-        settled = settle(models, x, y_hat, level, 6)
         with torch.no_grad():
-            analysed = base.analysis_of(entropy, settled.y_hat, level, None).round()
+            found = search.find(models, x, y_hat, level, 2, False)
+            settled = found.y_hat.float()
+            analysed = base.analysis_of(entropy, settled, level, None).round()
             bits = [
-                float(gaussian.bits(settled.y_hat, *base.parameters_of(entropy, z_hat, settled.y_hat, level, None)).sum())
+                float(gaussian.bits(settled, *base.parameters_of(entropy, z_hat, settled, level, None)).sum())
                 + float(gaussian.bits(z_hat, *entropy.hyper.parameters_of_z(level, z_hat.shape)).sum())
-                for z_hat in (settled.z_hat, analysed)
+                for z_hat in (found.z_hat, analysed)
             ]
-        assert torch.equal(settled.z_hat, settled.z_hat.round())
-        assert not torch.equal(settled.z_hat, analysed)
+        assert torch.equal(found.z_hat, found.z_hat.round())
+        assert not torch.equal(found.z_hat, analysed)
         saved.append(1 - bits[0] / bits[1])
     assert sum(saved) / len(saved) > 0.001
 
@@ -222,36 +227,36 @@ def test_vectors_of_motion_are_left_alone(sample, monkeypatch):
     previous = y_hat.roll(1, 3)
     with torch.no_grad():
         analysed = base.analysis_of(annealing.real(models.entropy), y_hat, level, previous)
-    settled = settle(models, x, y_hat, level, 2, previous)  # of two rounds the first sees y_hat, and chooses z
+    settled = undecided(models, x, y_hat, level, previous)
+    with torch.no_grad():
+        settled.anneal(2)  # of two rounds the first sees y_hat, and chooses z
     assert torch.equal(settled.z_hat[:, -2:], analysed[:, -2:])
     assert bool(settled.z_hat[:, -2:].any())
     assert not torch.equal(settled.z_hat[:, :-2], analysed[:, :-2].round())
 
 
-def test_a_search_that_runs_away_is_done_by_whole_steps(models, sample, monkeypatch):
+@pytest.mark.parametrize("error", [1e9, float("nan")])
+def test_what_runs_away_is_left_alone(models, sample, monkeypatch, error):
+    """Integers are tried after multiples of a half; and if both end higher than they began, all stays as it was."""
     x, y_hat, level = start(models, sample)
-    x, y_hat, level = torch.cat((x, x.flip(3))), torch.cat((y_hat, y_hat.flip(3))), level.repeat(2)
-    well = settle(models, x, y_hat, level)
-    monkeypatch.setattr(annealing, "FAST", -3.0)
-    found = settle(models, x, y_hat, level)
-    assert torch.equal(found.y_hat, found.y_hat.round())
-    assert not torch.equal(found.y_hat, y_hat)
-    assert float((found.y_hat != well.y_hat).float().mean()) < 0.05
-    one_search = annealing._settled
-    monkeypatch.setattr(annealing, "_settled", lambda *given: (one_search(*given)[0], torch.tensor([True, False])))
-    half = settle(models, x, y_hat, level)  # only the first one ran away, and is done again
-    assert torch.equal(half.y_hat[0], found.y_hat[0])
+    one_weighing, last = annealing._distortion, []
 
+    def lost(picture):
+        last.append(picture.dependent)
+        monkeypatch.setattr(annealing, "_distortion", lambda *given: (torch.tensor([error]), one_weighing(*given)[1]))
+        answer = one_answer(picture)
+        monkeypatch.setattr(annealing, "_distortion", one_weighing)
+        return answer
 
-@pytest.mark.parametrize("errors", [[0.0, 1e9, 2e9], [0.0, 0.0, float("nan")], [float("nan")] * 3])
-def test_what_runs_away_all_the_same_is_left_alone(models, sample, monkeypatch, errors):
-    x, y_hat, level = start(models, sample)
-    calls = iter(2 * errors)  # of both searches
-    monkeypatch.setattr(annealing, "_distortion", lambda *_: (torch.tensor([next(calls)]), torch.zeros_like(y_hat)))
-    found = settle(models, x, y_hat, level)
-    assert torch.equal(found.y_hat, y_hat)
+    one_answer = search._Picture.lost
+    monkeypatch.setattr(search._Picture, "lost", lost)
     with torch.no_grad():
-        assert torch.equal(found.z_hat, base.analysis_of(annealing.real(models.entropy), y_hat, level, None).round())
+        assert search.find(models, x, y_hat, level, 1, True) is None
+        found, z_hat, dependent = search.refine(models, x, y_hat, level, 1)
+    assert torch.equal(found, y_hat)
+    assert z_hat is None
+    assert not dependent
+    assert last == 2 * [True, False]
 
 
 def test_a_picture_of_one_pixel(codec):

@@ -21,7 +21,7 @@ def test_train_synthesis_on_frozen_latents(searched, tmp_path):
     for copy in (before, folder):
         shutil.copytree(TINY, copy)
     transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
-    pool = DecodedPool(searched[False], torch.device("cpu"), batch=4)
+    pool = DecodedPool(searched["pictures"], torch.device("cpu"), batch=4)
     options = {"name": meta["name"], "config": {}, "learning_rate": 5e-5}
     stages.train_synthesis(pool, tmp_path / "s.pt", transforms, minutes=0.02, **options)
     written = export.export(tmp_path / "s.pt", "tiny", folder)
@@ -46,7 +46,7 @@ def test_train_synthesis_on_frozen_latents(searched, tmp_path):
 
 def test_a_synthesis_may_grow(searched, tmp_path):
     transforms, meta = weights.load(locate.by_name("tiny", (TINY,)))
-    pool = DecodedPool(searched[False], torch.device("cpu"), batch=2)
+    pool = DecodedPool(searched["pictures"], torch.device("cpu"), batch=2)
     one, two = transforms.config.synthesis
     options = {"name": meta["name"], "minutes": 0.0, "learning_rate": 1e-3}
     stages.train_synthesis(pool, tmp_path / "s.pt", transforms, config={"synthesis": [one + 1, two]}, **options)

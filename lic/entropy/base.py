@@ -150,15 +150,22 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None 
     return Rate(_nearly_integer_bits(y, parameters).sum((1, 2, 3)), model.hyper.bits(z, level), y_dec)
 
 
-def expected_rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None = None) -> Rate:
-    """Bits of integers y (B, M, h, w), likewise; with a gradient for the model only.
+def expected_rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None = None, dependent: Tensor | None = None) -> Rate:
+    """Bits of latents y (B, M, h, w) of integers, likewise; with a gradient for the model only.
 
     y may be between integers, as in the search: then it is either of them, the more likely the nearer it is.
+    dependent: (B,) bool, pictures that are quantised dependently (trellis.py), of which wide latents are multiples of a half.
     """
-    z, parameters = predict_real(model, y, level, previous)
-    low = torch.floor(y)
-    bits, y_dec = gaussian.expected_of_each(gaussian.bits_and_centroid, low, y - low, *parameters)
-    return Rate(bits.sum((1, 2, 3)), model.hyper.bits(z, level), y_dec)
+    z, (mean, t, *logit) = predict_real(model, y, level, previous)
+    step, share_of_offset = torch.ones_like(y), 1.0
+    if dependent is not None and model.dependent:
+        dependent = dependent.view(-1, 1, 1, 1)
+        wide = gaussian.is_wide(t.detach()) & dependent
+        t = torch.where(dependent, gaussian.narrowed(t), t)
+        step, share_of_offset = torch.where(wide, 0.5, 1.0), torch.where(wide, gaussian.CENTRED, 1.0)
+    low = torch.floor(y / step) * step
+    bits, y_dec = gaussian.expected_of_each(gaussian.bits_and_centroid, low, (y - low) / step, mean, t, *logit, step=step)
+    return Rate(bits.sum((1, 2, 3)), model.hyper.bits(z, level), y + share_of_offset * (y_dec - y))
 
 
 def predict_real(model: EntropyModel, y_hat: Tensor, level: Tensor, previous: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:

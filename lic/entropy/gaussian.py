@@ -22,6 +22,7 @@ STEP = 0.1  # from one to the next, of log sigma
 PER_UNIT = 8  # table indexes per unit of t
 MEAN_BITS = 4  # means are coded on a grid of 2^-MEAN_BITS
 WIDE = 25  # scale index from which on latents take part in dependent quantisation, see trellis.py
+CENTRED = 0.85  # share of its offset that the centroid of such a wide latent has then: the cells are smaller than unit bins
 SHAPE = ((7, 18), (1, 31))  # of every distribution: two Gaussians, (eighths of the probability, twentieths of sigma).
 # Scales are never known for certain: latents have heavier tails than one Gaussian
 FAR = 12.0  # deviations; nothing is told apart beyond, and where exp and erfc have no normal numbers they are twenty times slower
@@ -245,17 +246,19 @@ def _mean_offset(offset: Tensor, mass: Tensor | None, weight: Tensor | None) -> 
 
 def expected(of: Callable[..., Tensor], low: Tensor, share: Tensor, *parameters: Tensor) -> Tensor:
     """`of` (bits or centroid) an integer that is low + 1 with chance `share`, else low."""
-    (value,) = expected_of_each(lambda *each: (of(*each),), low, share, *parameters)
+    (value,) = expected_of_each(lambda *each: (of(*each),), low, share, *parameters, step=torch.ones_like(low))
     return value
 
 
-def expected_of_each(of: Callable[..., tuple[Tensor, ...]], low: Tensor, share: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-    """The same for functions of several results."""
+def expected_of_each(
+    of: Callable[..., tuple[Tensor, ...]], low: Tensor, share: Tensor, *parameters: Tensor, step: Tensor
+) -> tuple[Tensor, ...]:
+    """The same for functions of several results, and of values that are low + step with that chance."""
     if share.is_cuda:  # to wait for the number of those between takes longer than to do all, and cannot be in a graph
-        return tuple(map(torch.lerp, of(low, *parameters), of(low + 1, *parameters), [share] * 2))
-    values = of(low + (share >= 1), *parameters)
+        return tuple(map(torch.lerp, of(low, *parameters), of(low + step, *parameters), [share] * 2))
+    values = of(low + step * (share >= 1), *parameters)
     partly = (share > 0) & (share < 1)  # in training few: that spares it half of the work
-    others = of(low[partly] + 1, *(p[partly] for p in parameters))
+    others = of((low + step)[partly], *(p[partly] for p in parameters))
     return tuple(v.masked_scatter(partly, torch.lerp(v[partly], o, share[partly])) for v, o in zip(values, others, strict=True))
 
 
@@ -273,9 +276,14 @@ def table_index(mean: Tensor, t: Tensor, logit: Tensor | None = None, dependent:
     return (mean.long(), index.long()) if logit is None else (mean.long(), index.long(), softmax2(logit).long())
 
 
+def is_wide(t: Tensor) -> Tensor:
+    """Float face: whether table_index() will make WIDE or more of scale parameters."""
+    return t * PER_UNIT >= WIDE - 0.5
+
+
 def narrowed(t: Tensor) -> Tensor:
     """Float face: scale parameters as table_index(dependent=True) has them."""
-    return torch.where(t * PER_UNIT < WIDE - 0.5, t - 1 / PER_UNIT, t)
+    return torch.where(is_wide(t), t, t - 1 / PER_UNIT)
 
 
 def from_index(mean: Tensor, index: Tensor, weight: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -14,70 +14,70 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import annealing
+from .. import annealing, search
 from ..entropy import base, gaussian
 from ..errors import LicError
+from ..transforms import roughly
+from ..weights import Models
 from . import data, loss
 from .loop import load, save
 from .pairs import Pairs
 
 HELD_OUT = "held-out.pt"
-ROUNDS = (2, 3, 4)  # of the search, in turn: entropy models shall know what it makes of latents sooner and later
-AT_ONCE, SHARD = 8, 64  # crops that are searched together, and that make a file
+EFFORTS = (1, 2)  # of the search, in turn
+AT_ONCE, SHARD = 8, 64  # crops that are drawn together, and that make a file
 FOUND, ROUNDED, BETWEEN = STATES = ("found", "rounded", "between")
 
 
 class Record(NamedTuple):
-    """What is kept of crops, (n, M, h, w) each if nothing else is said; all but the integers themselves as differences from y_hat."""
+    """What is kept of crops, (n, M, h, w) each if nothing else is said."""
 
     level: Tensor  # (n,) int16
+    dependent: Tensor  # (n,) bool: whether they are quantised dependently (trellis.py)
     x: Tensor  # (n, 3, 16 h, 16 w) uint8: the crops, of pairs of frames the second ones
-    y_hat: Tensor  # int16: what the search found
-    rounded: Tensor  # int8: where it began
-    between: Tensor  # float16: where it stood before its last round, in general between integers
-    y_dec: Tensor  # float16: what the synthesis was expected to get then
-    slope: Tensor  # float16, no difference: derivative of the distortion by that, in bits of the crop
-    previous: Tensor  # int16, no difference: y_hat of the frame before; of single pictures (n, 0, h, w)
-    found_dec: Tensor  # float16: what the synthesis gets of y_hat
-    rounded_dec: Tensor  # float16: what it would get of where the search began
+    twice: Tensor  # int16: two times y_hat, what the search found
+    previous: Tensor  # int16: y_hat of the frame before; of single pictures (n, 0, h, w)
+    slope: Tensor  # float16: derivative of the distortion by found_dec, in bits of the crop
+    # and as differences from y_hat, float16:
+    rounded: Tensor  # where the search began
+    between: Tensor  # where latents stood before they were decided, in general between their values
+    found_dec: Tensor  # what the synthesis gets of y_hat
+    rounded_dec: Tensor  # what it would get of where the search began
 
 
-@torch.no_grad()
-def _search(transforms: nn.Module, entropy: base.EntropyModel, x: Tensor, level: Tensor, rounds: int) -> Record:
-    """Of crops x (B, 3, H, W) in [0, 1], or of the second ones of pairs of frames (B, 6, H, W)."""
+def _search(models: Models, x: Tensor, level: Tensor, effort: int, dependent: bool) -> Record | None:
+    """Of a crop x (1, 3, H, W) in [0, 1], or of the second one of a pair of frames (1, 6, H, W); None of the few where it fails."""
+    transforms, entropy = models.transforms, annealing.real(models.entropy)
     *before, x = x.to(memory_format=torch.channels_last).split(3, 1)
     rounded = torch.round(transforms.analysis(x, level).float())
     previous = torch.round(transforms.analysis(before[0], level).float()) if before else None
-    found = annealing.settle(transforms, entropy, x, rounded, level, rounds, previous)
-    y_hat = found.y_hat
-
-    def decoded(y, z):
-        return gaussian.centroid(y, *base.parameters_of(entropy, z, y, level, previous))
-
-    def apart(y):
-        return (y - y_hat).half()
-
+    found = search.find(models, x, rounded, level, effort, dependent, previous)
+    if not found:
+        return None
     z_rounded = torch.round(base.analysis_of(entropy, rounded, level, previous))
+    rounded_dec = gaussian.centroid(rounded, *base.parameters_of(entropy, z_rounded, rounded, level, previous))
+    y_hat = found.y_hat.float()
     return Record(
-        level.short(), (255 * x).round().to(torch.uint8), y_hat.short(), (rounded - y_hat).to(torch.int8),
-        apart(found.y), apart(found.y_dec), found.slope.half(), (y_hat[:, :0] if previous is None else previous).short(),
-        apart(decoded(y_hat, found.z_hat)), apart(decoded(rounded, z_rounded)),
+        level.short(), torch.tensor([found.dependent], device=level.device), (255 * x).round().to(torch.uint8), (2 * y_hat).short(),
+        (y_hat[:, :0] if previous is None else previous).short(), found.slope.half(),
+        *((y - y_hat).half() for y in (rounded, found.between, found.y_dec, rounded_dec)),
     )  # fmt: skip
 
 
-def _save(path: Path, parts: list[Record], fingerprint: str) -> None:
-    latents = Record(*map(torch.cat, zip(*parts, strict=True)))
-    save(path, {"latents_of": fingerprint, **latents._asdict()})
+def _save(path: Path, parts: list[Record | None], fingerprint: str) -> None:
+    if parts := list(filter(None, parts)):
+        latents = Record(*map(torch.cat, zip(*parts, strict=True)))
+        save(path, {"latents_of": fingerprint, **latents._asdict()})
 
 
+@torch.no_grad()
 def write(
     folder: Path,
     out: Path,
-    transforms: nn.Module,
-    entropy: base.EntropyModel,
-    fingerprint: str,
+    models: Models,
     *,
     pairs: bool,
+    integers: bool,
     count: int,
     crop: int,
     enlarge: float,
@@ -85,26 +85,30 @@ def write(
 ) -> None:
     """Search `count` crops of the images of `folder`, every second one enlarged, and of held-out ones the centres at five levels.
 
-    transforms: of that fingerprint; entropy: with its float face; pairs: crops are pairs of frames, of which the second is searched.
+    pairs: crops are pairs of frames, of which the second is searched. integers: latents are not quantised dependently.
     """
-    device = next(transforms.parameters()).device
-    transforms.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    entropy.eval().requires_grad_(False)
+    device = next(models.transforms.parameters()).device
     pictures, held_out = data.load(folder, device)
     if pairs:
         pictures, held_out = Pairs(pictures), Pairs(held_out)
+    dependent = models.entropy.dependent and not integers
+
+    def searched(x: Tensor, level: Tensor, number: int) -> list[Record | None]:
+        effort = EFFORTS[number % len(EFFORTS)]
+        return [_search(models, *one, effort, dependent) for one in zip(x.split(1), level.split(1), strict=True)]
+
     if not (out / HELD_OUT).exists():
         todo = list(itertools.product(enumerate(held_out.centres(crop).split(AT_ONCE)), loss.VALIDATION_LEVELS))
         parts = []
         for (k, x), level in tqdm(todo, "held out", disable=None):
-            parts.append(_search(transforms, entropy, x, torch.full((len(x),), level, device=device), ROUNDS[k % len(ROUNDS)]))
-        _save(out / HELD_OUT, parts, fingerprint)
+            parts += searched(x, torch.full((len(x),), level, device=device), k)
+        _save(out / HELD_OUT, parts, models.latents_of)
     crops, generator, parts = data.Crops(pictures, AT_ONCE, crop, crop, enlarge), torch.Generator().manual_seed(seed), []
     steps = -(-count // AT_ONCE)
     for step in tqdm(range(steps), "searching", disable=None):
-        parts.append(_search(transforms, entropy, *crops.draw(step, 0.0, generator), ROUNDS[step % len(ROUNDS)]))
-        if len(parts) == SHARD // AT_ONCE or step + 1 == steps:
-            _save(out / f"{seed}-{step * AT_ONCE // SHARD:04}.pt", parts, fingerprint)
+        parts += searched(*crops.draw(step, 0.0, generator), step)
+        if (step + 1) % (SHARD // AT_ONCE) == 0 or step + 1 == steps:
+            _save(out / f"{seed}-{step * AT_ONCE // SHARD:04}.pt", parts, models.latents_of)
             parts = []
 
 
@@ -125,6 +129,7 @@ class Pool:
         self.fingerprint = files[HELD_OUT]["latents_of"]
         self.held = self._by_level([files.pop(HELD_OUT)])
         self.crops = self._by_level(list(files.values()))
+        self.dependent = any(bool(crop.dependent) for crop in self.crops)
 
     @staticmethod
     def _by_level(files: list[dict]) -> list[Record]:
@@ -151,13 +156,17 @@ class Pool:
         return [self._stack(crops, [FOUND] * len(crops)) for crops in near]
 
     def _stack(self, crops: list[Record], states: list[str]) -> loss.Latents:
-        level, y_hat, y_dec, slope, previous = (self._of(crops, field) for field in ("level", "y_hat", "y_dec", "slope", "previous"))
-        y_hat = y_hat.float()
+        level, twice, found_dec, slope, previous = (
+            self._of(crops, field) for field in ("level", "twice", "found_dec", "slope", "previous")
+        )
+        y_hat = twice / 2
         y = y_hat.clone()
         for k, state in enumerate(states):
             if state != FOUND:
                 y[k] += getattr(crops[k], state).to(self.device)
-        return loss.Latents(level.long(), y, y_hat + y_dec, slope.float(), previous.float() if previous.numel() else None)
+        dependent = self._of(crops, "dependent") & torch.tensor([state != ROUNDED for state in states], device=self.device)
+        previous = previous.float() if previous.numel() else None
+        return loss.Latents(level.long(), y, y_hat + found_dec, slope.float(), dependent, previous)
 
     def _of(self, crops: list[Record], field: str) -> Tensor:
         return torch.stack([getattr(crop, field) for crop in crops]).to(self.device)
@@ -183,12 +192,13 @@ class WithFresh:
         """A batch of the pool's before one of fresh crops."""
         found = self.pool.draw(step, progress, generator)
         x, level = self.crops.draw(step, progress, generator)
-        with annealing.roughly(x.device.type):  # latents are off by a hundredth of a step then
+        with roughly(x.device.type):  # latents are off by a hundredth of a step then
             fresh = self.transforms.analysis(x, level)
         y = torch.cat((found.y, torch.round(fresh.float())))
         level = torch.cat((found.level, level))
-        y_dec = base.expected_rate(self.entropy, y, level).y_dec
-        return loss.Latents(level, y, y_dec, torch.zeros_like(y))
+        dependent = torch.cat((found.dependent, torch.zeros_like(found.dependent)))
+        y_dec = base.expected_rate(self.entropy, y, level, dependent=dependent).y_dec
+        return loss.Latents(level, y, y_dec, torch.zeros_like(y), dependent)
 
 
 class DecodedPool(Pool):
@@ -198,7 +208,7 @@ class DecodedPool(Pool):
 
     def _stack(self, crops: list[Record], states: list[str]) -> loss.Decoded:
         y_dec = torch.stack([getattr(crop, f"{state}_dec") for crop, state in zip(crops, states, strict=True)]).to(self.device)
-        return loss.Decoded(self._of(crops, "level").long(), self._of(crops, "x"), self._of(crops, "y_hat") + y_dec.float())
+        return loss.Decoded(self._of(crops, "level").long(), self._of(crops, "x"), self._of(crops, "twice") / 2 + y_dec.float())
 
     def pixels(self, count: int, size: int) -> Tensor:
         """Corners of crops of all qualities: (count at most, 3, size, size) in [0, 1]."""

@@ -17,10 +17,11 @@ class Latents(NamedTuple):
     """Latents of crops that the transforms have nothing to do with any more (see latents.py); float32 but for the level."""
 
     level: Tensor  # (B,) int64
-    y: Tensor  # (B, M, h, w): integers, or between
+    y: Tensor  # (B, M, h, w): values that latents may take, or between
     y_dec: Tensor  # likewise: near what the synthesis gets
     slope: Tensor  # likewise: derivative of the distortion by that, in bits of the crop
-    previous: Tensor | None = None  # likewise: y_hat of the frame before
+    dependent: Tensor  # (B,) bool: whether they are quantised dependently (trellis.py)
+    previous: Tensor | None = None  # float32 like y: y_hat of the frame before
 
 
 class Decoded(NamedTuple):
@@ -48,7 +49,7 @@ def latent_rate_distortion(config: TransformsConfig, entropy: EntropyModel, late
     The distortion is what the centroids make of the integers, by the slopes of the synthesis; not the error to the
     analysis's y, which may be anywhere within its bin.
     """
-    coded = expected_rate(entropy, latents.y, latents.level, latents.previous)
+    coded = expected_rate(entropy, latents.y, latents.level, latents.previous, latents.dependent)
     pixels = 16 * 16 * latents.y.shape[2] * latents.y.shape[3]
     bpp = (coded.bits + coded.z_bits) / pixels
     distortion = (

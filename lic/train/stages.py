@@ -99,6 +99,8 @@ def train_entropy(
     entropy = _build(ENTROPY_MODELS, name, {"latents": M, "anchors": transforms.config.anchors} | config).to(pool.device)
     if entropy.looks_back != (pool.crops[0].previous.numel() > 0):
         raise LicError(f"{name} wants latents of {'pairs of frames' if entropy.looks_back else 'single pictures'}")
+    if pool.dependent and not entropy.dependent:
+        raise LicError(f"{name} wants integers: latents of `lic train latents --integers`")
     if not checkpoint.exists():
         linear_start.start_entropy(entropy, pool)
         there = adopt.parameters(start, entropy)
