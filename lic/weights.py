@@ -9,6 +9,8 @@ object called `lic` (safetensors keeps no order among metadata, and the same mod
     config      the fields of the architecture's config
     transforms  (entropy) fingerprint of the transforms whose latents it codes
     self_test   (entropy) checksum of a small known prediction, see `self_test`
+    tensors_of  (entropy) fingerprint of the file that has the tensors, if this one has none: a model that is the same as
+                before, for transforms whose synthesis alone is another
 
 Transforms are stored in fp16; of an entropy model, what decides bits is stored as integers (int16 where
 they fit, or all but a few do: these follow apart, see LARGE), the rest in fp16. An entropy model called A-B codes
@@ -76,12 +78,9 @@ def fingerprint_of(data: bytes) -> str:
 def load(path: Path) -> tuple[nn.Module, dict]:
     """A weights file -> its model (entropy models in the exact face, proven) and its metadata."""
     try:
-        data = path.read_bytes()
-        if fingerprint_of(data) != locate.fingerprint_of(path):
-            raise BadWeights(f"{path.name}: contents do not match the fingerprint in the name")
-        with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {})["lic"])
-            tensors = _whole({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, not a dict
+        meta, tensors = _read(path)
+        if "tensors_of" in meta:
+            tensors = _read(locate.by_fingerprint(meta["tensors_of"], (path.parent, *locate.FOLDERS)))[1]
         architecture, config = _REGISTRIES[meta["kind"]][meta["name"]]
         with _Undrawn():
             model = architecture(config(**meta["config"]))
@@ -98,6 +97,16 @@ def load(path: Path) -> tuple[nn.Module, dict]:
         if self_test(model) != meta["self_test"]:
             raise BadWeights(f"{path.name}: the self-test gives other numbers on this machine")
     return model, meta
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Metadata and tensors of a file, if it is what its name says."""
+    data = path.read_bytes()
+    if fingerprint_of(data) != locate.fingerprint_of(path):
+        raise BadWeights(f"{path.name}: contents do not match the fingerprint in the name")
+    with safe_open(path, "pt") as file:
+        tensors = _whole({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, not a dict
+        return json.loads((file.metadata() or {})["lic"]), tensors
 
 
 @cache
@@ -135,6 +144,17 @@ def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, conf
     if kind == "entropy":
         model.load_state_dict(_whole(tensors))  # the self-test must see what a reader of the file sees
         meta |= {"transforms": transforms, "self_test": self_test(model)}
+    return _write(folder, called, meta, tensors)
+
+
+def save_again(path: Path, transforms: str) -> Path:
+    """Write the entropy model of a weights file as that of other transforms, which make the same latents, beside it. Returns its path."""
+    _, meta = load(path)
+    meta = {"tensors_of": locate.fingerprint_of(path)} | meta | {"transforms": transforms}
+    return _write(path.parent, locate.name_of(path), meta, {})
+
+
+def _write(folder: Path, called: str, meta: dict, tensors: dict[str, Tensor]) -> Path:
     data = to_safetensors(tensors, {"lic": json.dumps(meta, sort_keys=True)})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{called}.{fingerprint_of(data)}.safetensors"

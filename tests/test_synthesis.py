@@ -26,6 +26,7 @@ def test_train_synthesis_on_frozen_latents(searched, tmp_path):
     stages.train_synthesis(pool, tmp_path / "s.pt", transforms, minutes=0.02, **options)
     written = export.export(tmp_path / "s.pt", "tiny", folder)
     assert sorted(map(locate.name_of, written)) == sorted(map(locate.name_of, before.glob("*.safetensors")))
+    assert all(path.stat().st_size < 1000 for path in written[1:])  # the rest of it is in older files
 
     old, new = (weights.load(locate.by_name("tiny", (where,)))[0] for where in (before, folder))
     same = {key.split(".")[0] for key, value in old.state_dict().items() if torch.equal(value, new.state_dict()[key])}

@@ -174,3 +174,26 @@ def test_shipped_weights_load():
     assert {"lite", "lite-hyperprior", "lite-parallel", "lite-spatiotemporal"} <= set(names)
     for name in names:
         weights.load(locate.by_name(name))
+
+
+def test_a_model_for_another_synthesis_takes_no_room(tmp_path):
+    """Its file has no tensors of its own: those are in the one that it replaces, wherever that is by then; without that it says so."""
+    for name in ("tiny", "tiny-hyperprior"):
+        shutil.copy(locate.by_name(name, (TINY,)), tmp_path)
+    first = locate.by_name("tiny-hyperprior", (tmp_path,))
+    transforms, meta = weights.load(locate.by_name("tiny", (tmp_path,)))
+    before = meta["name"], meta["config"]
+    for _ in range(2):
+        with torch.no_grad():
+            transforms.pixels.bias += 0.01
+        other = weights.save(transforms, tmp_path, "tiny", "transforms", *before)
+        again = weights.save_again(locate.by_name("tiny-hyperprior", (tmp_path,)), locate.fingerprint_of(other))
+        assert again.stat().st_size < 1000
+        assert locate.by_name("tiny-hyperprior", (tmp_path,)) == again
+        models, old = (weights.load_models(path, torch.device("cpu")) for path in (again, tmp_path / weights.OLDER / first.name))
+        assert models.latents_of == locate.fingerprint_of(other)
+        assert all(torch.equal(a, b) for a, b in zip(models.entropy.parameters(), old.entropy.parameters(), strict=True))
+        assert weights.self_test(models.entropy) == weights.self_test(old.entropy)
+    (tmp_path / weights.OLDER / first.name).unlink()
+    with pytest.raises(MissingWeights, match=locate.fingerprint_of(first)):
+        weights.load(again)

@@ -44,9 +44,9 @@ def _again(name: str, folder: Path, before: str, now: str) -> list[Path]:
     """The entropy models of the transforms `before`, as those of the transforms `now`, which make the same latents."""
     written = []
     for path in sorted(folder.glob(f"{name}-*.safetensors")):
-        entropy, meta = weights.load(path)
+        _, meta = weights.load(path)
         if meta["transforms"] == before:
-            written.append(weights.save(entropy, folder, locate.name_of(path), "entropy", meta["name"], meta["config"], now))
+            written.append(weights.save_again(path, now))
     return written
 
 
