@@ -3,8 +3,8 @@
     image ─ samples ─ analysis ─► y ─ round, search ─► y_hat ─ entropy model + range coder ─► payload ─► file
     image ◄ samples ◄ synthesis ◄ y_dec ◄ centroid ◄── y_hat ◄ entropy model + range coder ◄ payload ◄ file
 
-Analysis and synthesis are float: what the encoder decided is in the file, and pixels may differ by a
-level between machines. Between y_hat and payload there are only integers (y_hat may be half-way between two, see
+Analysis and synthesis are float (the latter in bfloat16 where that is quicker): what the encoder decided is in the file, and
+pixels may differ by a level between machines. Between y_hat and payload there are only integers (y_hat may be half-way between two, see
 trellis.py): the same on every machine.
 
 A frame of a sequence is coded like a picture, by an entropy model that also knows y_hat of the frame before. A picture
