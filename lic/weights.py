@@ -149,7 +149,7 @@ def save(model: nn.Module, folder: Path, called: str, kind: str, name: str, conf
 
 def save_again(path: Path, transforms: str) -> Path:
     """Write the entropy model of a weights file as that of other transforms, which make the same latents, beside it. Returns its path."""
-    _, meta = load(path)
+    meta, _ = _read(path)
     meta = {"tensors_of": locate.fingerprint_of(path)} | meta | {"transforms": transforms}
     return _write(path.parent, locate.name_of(path), meta, {})
 

@@ -151,7 +151,7 @@ def rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None 
 
 
 def expected_rate(model: EntropyModel, y: Tensor, level: Tensor, previous: Tensor | None = None, dependent: Tensor | None = None) -> Rate:
-    """Bits of latents y (B, M, h, w) of integers, likewise; with a gradient for the model only.
+    """Bits of integers y (B, M, h, w), likewise; with a gradient for the model only.
 
     y may be between integers, as in the search: then it is either of them, the more likely the nearer it is.
     dependent: (B,) bool, pictures that are quantised dependently (trellis.py), of which wide latents are multiples of a half.
