@@ -283,11 +283,12 @@ def train_export(checkpoint, name, folder):
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--count", type=click.IntRange(1), default=300, show_default=True, help="Pictures; six kinds in turn.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first picture; they count up.")
-def train_graphics(folder, count, seed):
+@click.option("--size", nargs=2, type=click.IntRange(256), default=(512, 384), show_default=True, help="Width and height.")
+def train_graphics(folder, count, seed, size):
     """Draw flat graphics into FOLDER: text, interfaces, charts, line drawings, signs, empty pages."""
     from .train import graphics
 
-    graphics.write(folder, range(seed, seed + count))
+    graphics.write(folder, range(seed, seed + count), size)
 
 
 COMMANDS = (evaluate, compare, bench, train)

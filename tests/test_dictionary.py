@@ -1,5 +1,7 @@
 """`local-dictionary` and what it starts from."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from conftest import TINY
@@ -7,10 +9,10 @@ from PIL import Image, ImageDraw
 
 from lic import coders, exact
 from lic.codec import Codec
-from lic.entropy import base, gaussian, seeding
+from lic.entropy import base, coding, gaussian, seeding
 from lic.entropy.dictionary import DictionaryConfig, LocalDictionary
 from lic.entropy.side import Side
-from lic.errors import LicError
+from lic.errors import Corrupt, LicError
 
 LEVEL = torch.tensor([1500])
 
@@ -21,11 +23,20 @@ def two_textures(h=12, w=16):
     return torch.randn(1, 24, h, w, generator=torch.Generator().manual_seed(0)) * spread
 
 
-def started(tile, entries=4):
+def started(tile, entries=4, own=0):
     torch.manual_seed(0)
-    model = LocalDictionary(DictionaryConfig(latents=24, entries=entries, tile=tile, anchors=3)).eval()
+    model = LocalDictionary(DictionaryConfig(latents=24, entries=entries, tile=tile, anchors=3, own=own)).eval()
     model.start(3 * [two_textures()])
     return model
+
+
+def flat_areas(h=12, w=16):
+    """Two textures with three flat areas in them, of vectors that no entry foretells: (1, 24, h, w) of integers."""
+    y_hat = two_textures(h, w).round()
+    for k, (rows, columns) in enumerate([(slice(0, 4), slice(0, 16)), (slice(6, 12), slice(0, 6)), (slice(6, 12), slice(9, 16))]):
+        vector = (6 * torch.randn(24, 1, 1, generator=torch.Generator().manual_seed(k))).round()
+        y_hat[0, :, rows, columns] = vector
+    return y_hat
 
 
 @pytest.mark.parametrize("tile", [1, 3, 4, 32])
@@ -75,6 +86,52 @@ def test_both_faces_choose_alike_and_an_impossible_index_is_an_entry():
     assert mean.shape == (1, 192, 24, 3)
 
 
+def test_flat_areas_cost_their_tile_once():
+    """Own entries: with them a tile that comes again takes its index and nothing else, and what is read is what was written."""
+    y_hat, bits = flat_areas(), []
+    for own in (0, 4, 5):
+        model = started(1, own=own)
+        model.start(3 * [y_hat])  # so that the prior knows of flat areas
+        with torch.no_grad():
+            estimated = base.expected_rate(model, y_hat, LEVEL)
+        exact.freeze(model.requires_grad_(False))
+        estimator, writer = coders.Estimator(), coders.Writer()
+        coding.write(model, y_hat, LEVEL, estimator)
+        z_hat = coding.write(model, y_hat, LEVEL, writer).z_hat
+        assert tuple(z_hat.shape[1:]) == model.hyper.size(12, 16)
+        back = coding.read(model, 12, 16, LEVEL, coders.Reader(writer.bytes()))
+        assert torch.equal(back.y_hat, y_hat.double())
+        assert torch.equal(back.z_hat, z_hat)
+        assert float(estimated.bits + estimated.z_bits) == pytest.approx(estimator.bits, rel=0.03)
+        bits.append(estimator.bits)
+        assert not own or model.hyper.strip(z_hat[0]).shape == (24, 4)  # the fourth are zeros of the left texture
+    assert bits[1] < 0.6 * bits[0]
+    assert bits[2] == pytest.approx(bits[1], rel=0.03)  # there is nothing else that comes again
+
+
+def test_own_entries_are_the_tiles_that_save_most_and_fit_in_z():
+    y_hat = flat_areas()
+    y_hat[0, :, 6:, 9:] *= 40  # larger than z may be
+    model = started(1, own=1)
+    with torch.no_grad():
+        z = model.hyper.analysis(y_hat, LEVEL)
+    assert torch.equal(model.hyper.strip(z[0])[:, 0], y_hat[0, :, 0, 0])
+    assert float(z.abs().max()) <= base.Z_LIMIT
+    assert bool((z[:, :1] < 4)[..., 6:, :].all())
+
+
+def test_noise_in_place_of_a_map_and_a_strip():
+    model = started(1, own=3)
+    exact.freeze(model.requires_grad_(False))
+    for seed in range(40):
+        data = torch.randint(0, 256, (400,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8).numpy().tobytes()
+        with suppress(Corrupt):
+            coding.read(model, 12, 16, LEVEL, coders.Reader(data))
+    for z in (torch.full((1, 25, 4, 4), 127), torch.full((1, 25, 4, 4), -127)):  # of an index there is no such entry
+        mean, *_ = model.predict(Side(exact.to_fixed(z), LEVEL), torch.zeros(1, 24, 4, 4).double(), torch.arange(16))
+        assert mean.shape == (1, 16, 24, 3)
+
+
 def test_indexes_cost_less_beside_equal_ones():
     model = started(1)
     prior = model.hyper.prior
@@ -122,7 +179,9 @@ def test_dictionary_serves_every_kind_of_tile():
     assert float(each.amin(1).mean()) < 1.05 * float(cost.float().amin(2).sum(1).mean())
 
 
-@pytest.mark.parametrize("wrong", [{"entries": 0}, {"entries": 129}, {"tile": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"entries": 0}, {"entries": 129}, {"entries": 64, "own": 65}, {"own": -1}, {"tile": 0}, {"tile": 2, "own": 1}]
+)
 def test_sizes_that_cannot_be(wrong):
     with pytest.raises(LicError, match="entries"):
         LocalDictionary(DictionaryConfig(latents=24, **wrong))

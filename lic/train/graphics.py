@@ -10,20 +10,19 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 512, 384
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"  # by how often they are used in English
 
 
 class Page:
     """A blank page, a few colours that go together, and what all kinds of drawing need."""
 
-    def __init__(self, rng: random.Random):
-        self.rng, (self.width, self.height) = rng, SIZE
+    def __init__(self, rng: random.Random, size: tuple[int, int]):
+        self.rng, (self.width, self.height) = rng, size
         dark = rng.random() < 0.25
         self.paper = self._grey(0, 60) if dark else self._grey(225, 255)
         self.ink = self._grey(200, 255) if dark else self._grey(0, 70)
         self.colours = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(4)]
-        self.image = Image.new("RGB", SIZE, self.paper)
+        self.image = Image.new("RGB", size, self.paper)
         self.draw = ImageDraw.Draw(self.image)
 
     def _grey(self, low: int, high: int) -> tuple[int, ...]:
@@ -128,15 +127,15 @@ def empty(page: Page) -> None:
 KINDS = (text, interface, chart, drawing, sign, empty)
 
 
-def draw(seed: int) -> Image.Image:
-    """A picture, of another kind for every seed."""
-    page = Page(random.Random(seed))
+def draw(seed: int, size: tuple[int, int]) -> Image.Image:
+    """A picture, of another kind for every seed; size: width and height. What is larger has more in it, or more room."""
+    page = Page(random.Random(seed), size)
     KINDS[seed % len(KINDS)](page)
     return page.image
 
 
-def write(folder: Path, seeds: range) -> None:
+def write(folder: Path, seeds: range, size: tuple[int, int]) -> None:
     """A PNG file for every seed, named after its kind."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        draw(seed).save(folder / f"{KINDS[seed % len(KINDS)].__name__}-{seed:05}.png")
+        draw(seed, size).save(folder / f"{KINDS[seed % len(KINDS)].__name__}-{seed:05}.png")
