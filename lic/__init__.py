@@ -6,7 +6,7 @@ torch is imported on first use, so that `import lic`, `lic --help` and `lic info
 from .defaults import QUALITY
 from .errors import BadWeights, Corrupt, LicError, MissingWeights, NotLic, TooLarge, Unsupported
 
-__version__ = "0.29.0"
+__version__ = "0.30.0"
 __all__ = [
     "BadWeights", "Codec", "Corrupt", "LicError", "MissingWeights", "NotLic", "TooLarge", "Unsupported",
     "decode", "encode", "open",

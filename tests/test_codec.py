@@ -119,7 +119,8 @@ def test_a_golden_file_of_a_stored_picture():
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("earlier-*.lic")), ids=lambda path: path.stem)
 def test_files_of_earlier_versions(path):
-    """Made from the same piece of the sample, quality 70, by the default model of that version.
+    """Made from the same piece of the sample, quality 70, by the default model of that version, or the one in its name
+    (that of 0.30.0 from a drawing, which has entries of its own).
 
     Weights that replace others: the others stay in weights/older, or the changelog says what no longer decodes, and this goes.
     """

@@ -25,7 +25,7 @@ from lic.transforms import PatchTransforms, TransformsConfig, lambda_of
 SMALL = '{"width": 16, "latents": 16, "analysis": [1, 1], "synthesis": [1, 1], "anchors": 3}'
 SMALL_ENTROPY = '{"width": 8, "z_channels": 4, "side": 8}'
 SMALL_CONFIGS = {  # of models that want another one
-    "factorized": {}, "local-dictionary": {"entries": 5},
+    "factorized": {}, "local-dictionary": {"entries": 5, "own": 2},
     "parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
     "global-parallel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2], "attention": 2, "token": 16, "heads": 2},
     "cross-channel": json.loads(SMALL_ENTROPY) | {"sections": [1, 1, 2]},
