@@ -178,8 +178,8 @@ class IndexMap(SideInformation):
 
     def bits(self, z: Tensor, level: Tensor) -> Tensor:
         bits = self._bits_of_map(z[:, :1], level)
-        for k, strip in enumerate(self.strip(one) for one in z if self.own):
-            if strip.shape[1]:
+        for k, one in enumerate(z if self.own else ()):
+            if (strip := self.strip(one)).shape[1]:
                 at = level[k : k + 1]
                 entries = self._entries_of(strip, at)
                 latents = gaussian.bits(strip.T[None], *self.parameters(entries.flatten(1), at)).sum()
